@@ -1,0 +1,19 @@
+//! The brain: every protocol decision, without a socket, a file, a clock or a random source of its own.
+//!
+//! Input is `(now, event)`; output is a queue of [`Effect`]s and the next instant at which
+//! [`Torrent::handle_timeout`] wants to be called. `now` never decreases (I8); equal input and seed give equal output.
+
+mod config;
+mod effect;
+mod event;
+pub mod prefetch;
+mod snapshot;
+mod torrent;
+
+pub use config::{Config, Fill};
+pub use effect::{AnnounceEvent, Announcement, CloseReason, DiskJob, Effect, ReadError};
+pub use event::{
+    AnnounceOutcome, Command, Connected, DialFailure, DiskDone, HandleId, PeerEvent, PeerKey, Source, Ticket, TrackerId,
+};
+pub use snapshot::{PeerSnapshot, ReadSnapshot, TorrentSnapshot, TrackerSnapshot};
+pub use torrent::Torrent;

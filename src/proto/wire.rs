@@ -1,0 +1,8 @@
+//! The peer protocol on the wire: handshake, messages, codec, extension handshake (BEP 3, 6, 10, 21).
+
+pub mod codec;
+pub mod extension;
+pub mod handshake;
+mod message;
+
+pub use message::{BlockRequest, Message};

@@ -1,0 +1,44 @@
+//! Blocking disk work: the cache of verified pieces, and files that somebody shares.
+//!
+//! The cache files are the truth: a byte is served, to a reader or a peer, only by reading it back from here, and only
+//! after its piece was verified (I1). Nothing here is async; slow calls belong on the [`DiskPool`].
+
+mod cache_dir;
+mod pool;
+mod store;
+mod table;
+mod verify;
+
+pub use cache_dir::CacheDir;
+pub use pool::{DiskPool, Lane};
+pub use store::{Adopt, OpenedStore, Store, StoreStatus, TorrentFiles};
+pub use table::{PieceState, PieceTable, Pins};
+pub use verify::{PieceHashes, Verdict};
+
+use std::path::PathBuf;
+
+/// Trouble with the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The system refused.
+    #[error("{op} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried: `open`, `write`, ...
+        op: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A piece that was asked for is not present (any more).
+    #[error("piece {0} is not present")]
+    Absent(u32),
+    /// The user's files are not what the torrent says.
+    #[error("{path}: {reason}", path = path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

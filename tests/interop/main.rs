@@ -1,0 +1,4 @@
+//! (see each module)
+mod clients;
+mod players;
+mod trackers;

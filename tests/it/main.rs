@@ -1,0 +1,8 @@
+//! (see each module)
+mod cli;
+mod corpus;
+mod http_client;
+mod layering;
+mod store;
+mod tracker;
+mod wire;

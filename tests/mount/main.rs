@@ -1,0 +1,4 @@
+//! (see each module)
+mod faults;
+mod semantics;
+mod users;
