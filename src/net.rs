@@ -7,4 +7,4 @@ mod session;
 mod torrent_handle;
 
 pub use session::{AddTorrent, Session, SessionConfig, SessionError};
-pub use torrent_handle::{ReadOutcome, ReadReply, TorrentHandle};
+pub use torrent_handle::{PendingRead, ReadOutcome, ReadReply, Request, Requests, TorrentHandle};
