@@ -3,6 +3,8 @@
 //! Input is `(now, event)`; output is a queue of [`Effect`]s and the next instant at which
 //! [`Torrent::handle_timeout`] wants to be called. `now` never decreases (I8); equal input and seed give equal output.
 
+mod candidates;
+mod choker;
 mod config;
 mod effect;
 mod event;
