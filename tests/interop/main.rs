@@ -1,4 +1,6 @@
-//! (see each module)
+//! Real mounts against other people's programs: peers, trackers, and players reading from the mount.
 mod clients;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod players;
 mod trackers;

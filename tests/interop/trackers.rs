@@ -1,1 +1,124 @@
-//! (to be written)
+//! opentracker and npm's bittorrent-tracker bring a mount and a foreign seed together: nobody names a peer.
+
+use std::time::Duration;
+
+use crate::harness::mount::{sum, torrents};
+use crate::harness::payload::{assert_same, torrent, write_file};
+use crate::harness::{World, can_mount, own_addr, wait_until};
+
+const BOUND: Duration = Duration::from_secs(60);
+const PIECE: u64 = 64 << 10;
+
+#[test]
+fn bittorrent_tracker_sees_started_completed_and_stopped() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let mut tracker = world.npm_tracker();
+    let data = world.path("original/file.bin");
+    write_file(&data, 1, 6_000_001);
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.url));
+
+    let seed = world.libtorrent_seed(&torrent).trackers().start();
+    assert_eq!(tracker.wait_event("start", seed.addr, BOUND), 0);
+
+    let addr = own_addr();
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    let mount = world.mount(&torrent).args(&["--bind", &ip, "--port", &port]).start();
+    assert_eq!(tracker.wait_event("start", addr, BOUND), torrent.length);
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    assert_eq!(tracker.wait_event("complete", addr, BOUND), 0);
+    let status = mount.status();
+    let seen = &torrents(&status)[0]["trackers"][0];
+    assert_eq!(seen["working"], true, "{seen}");
+    mount.umount();
+    tracker.wait_event("stop", addr, Duration::from_secs(5));
+    assert_eq!(tracker.events(addr), ["start", "complete", "stop"]);
+}
+
+#[test]
+fn a_remount_of_a_complete_torrent_announces_no_completion() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let mut tracker = world.npm_tracker();
+    let data = world.path("original/file.bin");
+    write_file(&data, 1, 1_000_001);
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.url));
+    let seed = world.libtorrent_seed(&torrent).start();
+    let mount = world.mount(&torrent).peer(seed.addr).start();
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    mount.umount();
+
+    let addr = own_addr();
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    let mount = world.mount(&torrent).args(&["--bind", &ip, "--port", &port]).start();
+    assert_eq!(tracker.wait_event("start", addr, BOUND), 0);
+    mount.umount();
+    tracker.wait_event("stop", addr, Duration::from_secs(5));
+    assert_eq!(tracker.events(addr), ["start", "stop"]);
+}
+
+#[test]
+fn a_tracker_named_on_the_command_line_is_asked() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let mut tracker = world.npm_tracker();
+    let data = world.path("original/file.bin");
+    write_file(&data, 2, 1_500_000);
+    let announced = torrent(&data, PIECE, std::slice::from_ref(&tracker.url));
+    let seed = world.libtorrent_seed(&announced).trackers().start();
+    tracker.wait_event("start", seed.addr, BOUND);
+    let trackerless = torrent(&data, PIECE, &[]);
+    let mount = world.mount(&trackerless).args(&["--tracker", &tracker.url]).start();
+    assert_same(&mount.path(&trackerless.name), &trackerless.data);
+    mount.umount();
+}
+
+#[test]
+fn no_tracker_is_asked_when_the_user_says_so() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let tracker = world.npm_tracker();
+    let data = world.path("original/file.bin");
+    write_file(&data, 3, 500_000);
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.url));
+    let seed = world.libtorrent_seed(&torrent).start();
+    let addr = own_addr();
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    let mount = world.mount(&torrent).peer(seed.addr).args(&["--no-tracker", "--bind", &ip, "--port", &port]).start();
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    mount.umount();
+    assert!(tracker.events(addr).is_empty(), "{:?}", tracker.events(addr));
+}
+
+#[test]
+fn opentracker_counts_a_mount_as_leecher_then_as_seed_then_not_at_all() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let data = world.path("original/file.bin");
+    write_file(&data, 4, 6_000_001);
+    let unlisted = torrent(&data, PIECE, &[]);
+    let tracker = world.opentracker(&unlisted.info_hash);
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.url));
+    assert_eq!(torrent.info_hash, unlisted.info_hash);
+
+    let mut seed = world.libtorrent_seed(&torrent).trackers().start();
+    wait_until("opentracker knows the seed", BOUND, || tracker.scrape() == Some((1, 0, 0)));
+    let mount = world.mount(&torrent).start();
+    wait_until("opentracker knows the mount", BOUND, || tracker.scrape() == Some((1, 0, 1)));
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    assert!(sum(&mount.status(), "downloaded_bytes") >= torrent.length, "the bytes came from the swarm");
+    wait_until("opentracker knows of the completion", BOUND, || tracker.scrape() == Some((2, 1, 0)));
+    mount.umount();
+    wait_until("opentracker forgets the mount", Duration::from_secs(5), || tracker.scrape() == Some((1, 1, 0)));
+    assert_eq!(seed.state()["failed"], 0);
+}

@@ -1,4 +1,6 @@
-//! (see each module)
+//! Real mounts: what the file system promises, what it survives, and both for an ordinary user.
 mod faults;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod semantics;
 mod users;

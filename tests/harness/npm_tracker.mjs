@@ -1,0 +1,14 @@
+// The tracker of npm's bittorrent-tracker for tests: node npm_tracker.mjs NODE_MODULES HOST. HTTP and UDP on free ports.
+// Says lines of JSON: {"http": PORT, "udp": PORT}, then {"event": "start|update|complete|stop", "addr", "hash", "left"}.
+const [modules, host] = process.argv.slice(2)
+const { default: Server } = await import(`${modules}/bittorrent-tracker/server.js`)
+
+const say = words => console.log(JSON.stringify(words))
+const server = new Server({ http: true, udp: true, ws: false, stats: false, trustProxy: false })
+server.on('error', error => { console.error(error); process.exit(1) })
+server.on('warning', error => console.error(String(error)))
+for (const event of ['start', 'update', 'complete', 'stop']) {
+  server.on(event, (addr, params) => say({ event, addr, hash: params.info_hash, left: params.left }))
+}
+server.listen(0, { http: host, udp: host }, () => say({ http: server.http.address().port, udp: server.udp4.address().port }))
+process.stdin.on('end', () => process.exit(0)).resume()

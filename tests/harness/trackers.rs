@@ -1,0 +1,94 @@
+//! Other people's trackers, on loopback.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use super::process::{Process, Talker};
+use super::{World, own_addr, own_ip, peers_directory, run_any, wait_until};
+
+const START: Duration = Duration::from_secs(30);
+
+/// npm's bittorrent-tracker; it tells of every announce.
+pub struct NpmTracker {
+    talker: Talker,
+    pub url: String,
+}
+
+impl World {
+    #[track_caller]
+    pub fn npm_tracker(&self) -> NpmTracker {
+        let ip = own_ip();
+        let mut command = Command::new("node");
+        command.arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/npm_tracker.mjs"));
+        command.arg(peers_directory().join("npm/node_modules")).arg(ip.to_string());
+        let mut talker = Talker::start(&mut command, &self.path("npm-tracker.log"));
+        let port = talker.hear("bittorrent-tracker listens", START, 0, |line| line["http"].as_u64());
+        NpmTracker { talker, url: format!("http://{ip}:{port}/announce") }
+    }
+}
+
+impl NpmTracker {
+    /// Waits for an announce with this event (`start`, `update`, `complete`, `stop`) from `addr`; what it said is left.
+    #[track_caller]
+    pub fn wait_event(&mut self, event: &str, addr: SocketAddr, bound: Duration) -> u64 {
+        let addr = addr.to_string();
+        self.talker.hear(&format!("{event} from {addr}"), bound, 0, |line| {
+            let this = line["event"] == *event && line["addr"].as_str().is_some_and(|from| from.ends_with(&addr));
+            this.then(|| line["left"].as_u64().unwrap_or(u64::MAX))
+        })
+    }
+
+    /// All events from `addr`, in order.
+    pub fn events(&self, addr: SocketAddr) -> Vec<String> {
+        let addr = addr.to_string();
+        let from_it = |line: &serde_json::Value| line["addr"].as_str().is_some_and(|from| from.ends_with(&addr));
+        let heard = self.talker.heard();
+        heard.iter().filter(|line| from_it(line)).map(|line| line["event"].as_str().unwrap_or("").to_owned()).collect()
+    }
+}
+
+/// opentracker, with the torrent on its white list.
+pub struct OpenTracker {
+    process: Process,
+    addr: SocketAddr,
+    hash: String,
+    pub url: String,
+}
+
+impl World {
+    /// Starts one that knows the torrent of this info-hash.
+    #[track_caller]
+    pub fn opentracker(&self, info_hash: &str) -> OpenTracker {
+        let addr = own_addr();
+        let home = self.directory("opentracker");
+        // Debian's build answers for listed torrents only.
+        std::fs::write(home.join("whitelist"), format!("{info_hash}\n")).unwrap();
+        let mut command = Command::new("opentracker");
+        command.current_dir(&home).arg("-i").arg(addr.ip().to_string());
+        command.args(["-p", &addr.port().to_string(), "-P", &addr.port().to_string()]);
+        command.arg("-d").arg(&home).args(["-w", "whitelist"]);
+        command.args(["-u", "root"]); // its own user could not read our directory
+        let process = Process::start(&mut command, &home.join("log"));
+        let mut tracker =
+            OpenTracker { process, addr, hash: info_hash.to_owned(), url: format!("http://{addr}/announce") };
+        wait_until("opentracker listens", START, || {
+            tracker.process.assert_alive();
+            std::net::TcpStream::connect(addr).is_ok()
+        });
+        tracker
+    }
+}
+
+impl OpenTracker {
+    /// Its scrape: seeds, downloads completed, leechers.
+    pub fn scrape(&self) -> Option<(u64, u64, u64)> {
+        let escaped: String =
+            self.hash.as_bytes().chunks(2).map(|hex| format!("%{}{}", hex[0] as char, hex[1] as char)).collect();
+        let url = format!("http://{}/scrape?info_hash={escaped}", self.addr);
+        let output = run_any(Command::new("curl").args(["-sS", "-m", "5", "--noproxy", "*", &url]));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = |key: &str| text.split(&format!("{key}i")).nth(1)?.split('e').next()?.parse().ok();
+        Some((number("8:complete")?, number("10:downloaded")?, number("10:incomplete")?))
+    }
+}
