@@ -5,4 +5,7 @@ pub mod extension;
 pub mod handshake;
 mod message;
 
+pub use codec::{Decoder, WireError};
+pub use extension::ExtensionHandshake;
+pub use handshake::Handshake;
 pub use message::{BlockRequest, Message};
