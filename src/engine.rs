@@ -3,6 +3,7 @@
 //! Input is `(now, event)`; output is a queue of [`Effect`]s and the next instant at which
 //! [`Torrent::handle_timeout`] wants to be called. `now` never decreases (I8); equal input and seed give equal output.
 
+mod announce;
 mod candidates;
 mod choker;
 mod config;
