@@ -3,6 +3,7 @@ connect: [[ip, port], ...], upload_limit: N, settings: {...}}. Says lines of JSO
 is there, {"state": {...}} after "state". Commands by lines: "connect IP PORT", "state", "upload BYTES_PER_SECOND". Ends
 with its standard input. Uses TCP only, neither DHT nor LSD nor port mapping."""
 import json
+import os
 import select
 import sys
 
@@ -54,19 +55,22 @@ while True:
     if not complete and torrent.status().is_seeding:
         complete = True
         say(complete=True)
-    if not select.select([sys.stdin], [], [], 0)[0]:
-        continue
-    line = sys.stdin.readline()
-    if not line:
-        break
-    words = line.split()
-    if words[:1] == ["connect"]:
-        torrent.connect_peer((words[1], int(words[2])))
-    elif words[:1] == ["upload"]:
-        torrent.set_upload_limit(int(words[1]))
-    elif words[:1] == ["state"]:
-        s = torrent.status()
-        peers = [{"addr": "%s:%d" % q.ip, "client": str(q.client), "pieces": q.num_pieces} for q in torrent.get_peer_info()
-                 if not q.flags & (lt.peer_info.handshake | lt.peer_info.connecting)]
-        say(state={"progress": s.progress, "uploaded": s.total_payload_upload, "downloaded": s.total_payload_download,
-                   "failed": s.total_failed_bytes, "peers": peers})
+    if select.select([0], [], [], 0)[0]:
+        more = os.read(0, 4096)
+        if not more:
+            break
+        rest += more.decode()
+    *lines, rest = rest.split("\n")
+    for words in map(str.split, lines):
+        if words[:1] == ["connect"]:
+            torrent.connect_peer((words[1], int(words[2])))
+        elif words[:1] == ["upload"]:
+            torrent.set_upload_limit(int(words[1]))
+        elif words[:1] == ["state"]:
+            s = torrent.status()
+            connected = [q for q in torrent.get_peer_info() if not q.flags & (lt.peer_info.handshake | lt.peer_info.connecting)]
+            say(state={
+                "progress": s.progress, "uploaded": s.total_payload_upload, "downloaded": s.total_payload_download,
+                "failed": s.total_failed_bytes,
+                "peers": [{"addr": "%s:%d" % q.ip, "client": str(q.client), "pieces": q.num_pieces} for q in connected],
+            })

@@ -12,6 +12,7 @@ pub mod process;
 pub mod trackers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -29,6 +30,8 @@ impl World {
         become_subreaper();
         let directory = tempfile::Builder::new().prefix("btfs-").tempdir().expect("a temporary directory");
         let world = Self { directory };
+        // Open to others: some peers and an ordinary user's tests run under another name.
+        std::fs::set_permissions(world.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["home", "run", "state", "cache", "config"] {
             std::fs::create_dir(world.path(name)).unwrap();
         }

@@ -68,7 +68,8 @@ impl World {
         command.current_dir(&home).arg("-i").arg(addr.ip().to_string());
         command.args(["-p", &addr.port().to_string(), "-P", &addr.port().to_string()]);
         command.arg("-d").arg(&home).args(["-w", "whitelist"]);
-        command.args(["-u", "root"]); // its own user could not read our directory
+        // As root it insists on another user, who can read a World.
+        command.args(["-u", "nobody"]);
         let process = Process::start(&mut command, &home.join("log"));
         let mut tracker =
             OpenTracker { process, addr, hash: info_hash.to_owned(), url: format!("http://{addr}/announce") };

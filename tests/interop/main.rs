@@ -2,5 +2,6 @@
 mod clients;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod others;
 mod players;
 mod trackers;
