@@ -1,0 +1,352 @@
+//! A mount's life: put at its mount point, served until somebody unmounts it, taken away in bounded time.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::{MountOption, Session, SessionACL};
+
+use super::fuse::Fuse;
+use super::mountpoint::{MountInfo, prepare_mountpoint, refuse_overlap};
+use super::sys;
+use super::view::{View, ViewConfig};
+use super::watch;
+use crate::net::TorrentHandle;
+
+/// What to mount where.
+#[derive(Debug, Clone)]
+pub struct MountConfig {
+    /// The directory to mount at.
+    pub mountpoint: PathBuf,
+    /// Let other users in; as an ordinary user this needs `user_allow_other` in `/etc/fuse.conf`.
+    pub allow_other: bool,
+    /// Owner of everything; `None`: the user that mounts.
+    pub uid: Option<u32>,
+    /// Group of everything; `None`: the group of the user that mounts.
+    pub gid: Option<u32>,
+    /// How far ahead of a reader to fetch, at its own pace.
+    pub readahead: Duration,
+    /// Options as of `mount(8)`: `noatime`, `nodev`, `noexec`, `ro`, `fsname=...` and so on.
+    pub options: Vec<String>,
+}
+
+impl Default for MountConfig {
+    fn default() -> Self {
+        Self {
+            mountpoint: PathBuf::new(),
+            allow_other: false,
+            uid: None,
+            gid: None,
+            readahead: Duration::from_secs(15),
+            options: Vec::new(),
+        }
+    }
+}
+
+/// Why something cannot be mounted; each says what to do.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages explain them")]
+pub enum MountError {
+    #[error("mount point {path} does not exist: create the directory first", path = path.display())]
+    NotFound { path: PathBuf },
+    #[error("mount point {path} is not a directory", path = path.display())]
+    NotADirectory { path: PathBuf },
+    #[error("mount point {path} is not writable for you: choose a directory of your own", path = path.display())]
+    NotWritable { path: PathBuf },
+    #[error("mount point {path}: {source}", path = path.display())]
+    Unusable { path: PathBuf, source: io::Error },
+    #[error("something ({kind}) is mounted at {path} already: unmount it first, or choose another directory", path = path.display())]
+    Busy { path: PathBuf, kind: String },
+    #[error("a dead mount at {path} cannot be cleared away: {source}; try: fusermount3 -u -z {path}", path = path.display())]
+    Stale { path: PathBuf, source: io::Error },
+    #[error("mount point {path} and the cache (or data) lie inside each other: choose another directory", path = path.display())]
+    Overlap { path: PathBuf },
+    #[error("/dev/fuse is missing: load the kernel module (modprobe fuse), or let the container have the device")]
+    NoDevice,
+    #[error("/dev/fuse cannot be opened: {source}; it needs mode 0666, or run as root")]
+    Device { source: io::Error },
+    #[error("--allow-other needs the line \"user_allow_other\" in /etc/fuse.conf when you are not root")]
+    AllowOther,
+    #[error("fusermount3 is missing, which ordinary users need to mount: install the package fuse3")]
+    NoHelper,
+    #[error("mount option {option:?} is not known")]
+    Option { option: String },
+    #[error("cannot mount at {path}: {source}", path = path.display())]
+    System { path: PathBuf, source: io::Error },
+}
+
+/// A mount that is served; unmounted when dropped.
+#[derive(Debug)]
+pub struct Mount {
+    path: PathBuf,
+    /// Device number as `major:minor`: tells our mount from whatever else may be at the path later.
+    device: Option<String>,
+    view: Arc<View>,
+    session: Arc<SessionState>,
+    unmounting: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct SessionState {
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Mount {
+    /// Mounts; when it returns, the mount answers. `avoid`: directories (device and inode) of ours that must neither hold
+    /// the mount point nor lie below it; they are to be open in this process.
+    pub fn start(config: MountConfig, torrents: &[TorrentHandle], avoid: &[(u64, u64)]) -> Result<Self, MountError> {
+        let path = prepare_mountpoint(&config.mountpoint)?;
+        refuse_overlap(&path, avoid)?;
+        let view = View::new(
+            torrents,
+            ViewConfig {
+                uid: config.uid.unwrap_or_else(sys::effective_user),
+                gid: config.gid.unwrap_or_else(sys::effective_group),
+                readahead: config.readahead,
+            },
+        );
+        let system = |source| MountError::System { path: path.clone(), source };
+        let session = open_session(&config, &path, &view)?;
+        let watch = watch::spawn(Arc::clone(&view.pending)).map_err(system)?;
+        let state = Arc::new(SessionState::default());
+        let served = (Arc::clone(&view), Arc::clone(&state), path.clone());
+        thread::Builder::new()
+            .name("fs-session".into())
+            .spawn(move || {
+                let (view, state, path) = served;
+                if let Err(error) = session.run() {
+                    tracing::error!(path = %path.display(), %error, "the mount has failed");
+                }
+                view.stop();
+                let _ = watch.join();
+                state.end();
+            })
+            .map_err(system)?;
+        // The first call of a mount: when it returns, requests are answered.
+        fs::symlink_metadata(&path).map_err(system)?;
+        let device = MountInfo::at(&path).map(|mount| mount.device);
+        Ok(Self { path, device, view, session: state, unmounting: Mutex::new(()) })
+    }
+
+    /// The mount point, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits until the kernel has ended the mount, whoever unmounted it; after `umount -l` with the last close.
+    pub fn wait_unmounted(&self) {
+        let mut ended = self.session.lock();
+        while !*ended {
+            ended = self.session.changed.wait(ended).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the kernel still sends requests.
+    pub fn is_mounted(&self) -> bool {
+        !*self.session.lock()
+    }
+
+    /// Fails the reads that wait, with `EIO`, and unmounts; where files are open the mount is detached, and ends with
+    /// their last close or with this process. Takes at most about 3 s. Idempotent.
+    pub fn unmount(&self) {
+        self.view.stop();
+        let _one_at_a_time = self.unmounting.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = if self.is_mounted() { self.places() } else { Vec::new() };
+        for place in places {
+            let unmounted = match sys::unmount(&place, false) {
+                Err(error) if is_gone(&error) => Ok(()),
+                Err(_) => detach(&place),
+                Ok(()) => Ok(()),
+            };
+            if let Err(error) = unmounted {
+                tracing::warn!(path = %place.display(), %error, "cannot unmount");
+            }
+        }
+        self.session.wait_at_most(UNMOUNT_PATIENCE);
+    }
+
+    /// Reads that wait for pieces.
+    pub fn waiting_reads(&self) -> usize {
+        self.view.waiting_reads()
+    }
+
+    /// Files that are open.
+    pub fn open_files(&self) -> usize {
+        self.view.open_files()
+    }
+
+    /// Where our file system is mounted now: bind mounts too, and nothing that somebody mounted over it.
+    fn places(&self) -> Vec<PathBuf> {
+        let all = MountInfo::all();
+        let is_ours = |mount: &MountInfo| Some(&mount.device) == self.device.as_ref();
+        let is_topmost = |at: usize| !all[at + 1..].iter().any(|later| later.path == all[at].path);
+        (0..all.len()).rev().filter(|&at| is_ours(&all[at]) && is_topmost(at)).map(|at| all[at].path.clone()).collect()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+impl SessionState {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        *self.lock() = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_at_most(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut ended = self.lock();
+        while !*ended {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            ended = self.changed.wait_timeout(ended, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Takes a mount away now; it ends with its last open file.
+pub(super) fn detach(path: &Path) -> io::Result<()> {
+    match sys::unmount(path, true) {
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let output = Command::new(HELPER).args(["-u", "-z", "--"]).arg(path).stdin(Stdio::null()).output()?;
+            if output.status.success() {
+                return Ok(());
+            }
+            Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
+        outcome => outcome,
+    }
+}
+
+/// Whether an unmount failed because there was nothing (any more).
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT))
+}
+
+fn open_session(config: &MountConfig, path: &Path, view: &Arc<View>) -> Result<Session<Fuse>, MountError> {
+    let mut session = fuser::Config::default();
+    let (options, allow_other) = mount_options(config)?;
+    session.mount_options = options;
+    session.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
+    // Two, so that a long answer does not hold up a short one.
+    session.n_threads = Some(2);
+    match device() {
+        // Each thread its own queue; it opens the device again, and would fail only after the mount is up.
+        Ok(_) => session.clone_fd = true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountError::NoDevice),
+        Err(source) => return Err(MountError::Device { source }),
+    }
+    Session::new(Fuse::new(Arc::clone(view)), path, &session).map_err(|source| explain(path, source))
+}
+
+fn device() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open("/dev/fuse")
+}
+
+/// What fuser's errors mean for a person.
+fn explain(path: &Path, source: io::Error) -> MountError {
+    let path = path.to_path_buf();
+    if source.to_string().contains("user_allow_other") {
+        return MountError::AllowOther;
+    }
+    match source.kind() {
+        // Everything else exists by now.
+        io::ErrorKind::NotFound => MountError::NoHelper,
+        _ => MountError::System { path, source },
+    }
+}
+
+/// Our own options and the user's, and whether others are let in.
+fn mount_options(config: &MountConfig) -> Result<(Vec<MountOption>, bool), MountError> {
+    let mut options = vec![MountOption::RO, MountOption::DefaultPermissions];
+    let mut allow_other = config.allow_other;
+    let mut name = "btfs".to_owned();
+    for option in &config.options {
+        options.push(match option.as_str() {
+            // Always so, or the default of every mount.
+            "ro" | "default_permissions" | "defaults" | "rw" | "nodev" | "nosuid" | "async" | "" => continue,
+            "allow_other" => {
+                allow_other = true;
+                continue;
+            }
+            "dev" => MountOption::Dev,
+            "suid" => MountOption::Suid,
+            "exec" => MountOption::Exec,
+            "noexec" => MountOption::NoExec,
+            "atime" => MountOption::Atime,
+            "noatime" => MountOption::NoAtime,
+            "sync" => MountOption::Sync,
+            "dirsync" => MountOption::DirSync,
+            other => match other.split_once('=') {
+                Some(("fsname", value)) if !value.contains(',') => {
+                    name = value.to_owned();
+                    continue;
+                }
+                // It is part of the type that the kernel shows, which is how others recognise us.
+                Some(("subtype", _)) => continue,
+                Some(("max_read" | "blksize" | "context" | "fscontext" | "defcontext" | "rootcontext", _)) => {
+                    MountOption::CUSTOM(other.to_owned())
+                }
+                _ => return Err(MountError::Option { option: option.clone() }),
+            },
+        });
+    }
+    if !options.contains(&MountOption::Atime) && !options.contains(&MountOption::NoAtime) {
+        options.push(MountOption::NoAtime);
+    }
+    options.push(MountOption::FSName(name));
+    // Not fuser's `Subtype`, which only names the source when it mounts without the helper.
+    options.push(MountOption::CUSTOM("subtype=btfs".into()));
+    Ok((options, allow_other))
+}
+
+/// Mounts and unmounts for ordinary users.
+const HELPER: &str = "fusermount3";
+
+/// How long an unmount may take.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(given: &[&str]) -> Result<(Vec<MountOption>, bool), MountError> {
+        let options = given.iter().map(|&option| option.to_owned()).collect();
+        mount_options(&MountConfig { options, ..MountConfig::default() })
+    }
+
+    #[test]
+    fn a_mount_is_always_read_only() {
+        for given in [&[][..], &["rw"], &["ro", "defaults", "nodev"]] {
+            let (options, allow_other) = options(given).unwrap();
+            assert!(options.contains(&MountOption::RO) && !options.contains(&MountOption::RW), "{given:?}");
+            assert!(options.contains(&MountOption::DefaultPermissions) && !allow_other);
+        }
+    }
+
+    #[test]
+    fn options_of_mount_are_understood() {
+        let (known, allow_other) = options(&["allow_other", "atime", "noexec", "fsname=films"]).unwrap();
+        assert!(allow_other);
+        assert!(known.contains(&MountOption::Atime) && !known.contains(&MountOption::NoAtime));
+        assert!(known.contains(&MountOption::NoExec) && known.contains(&MountOption::FSName("films".into())));
+        for unknown in ["nonsense", "fsname=a,b", "direct_io"] {
+            assert!(matches!(options(&[unknown]), Err(MountError::Option { .. })), "{unknown}");
+        }
+    }
+}

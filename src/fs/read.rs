@@ -1,0 +1,172 @@
+//! The life of a read: inline from the page cache, from a disk thread when it is cold, or blocked until its pieces come.
+//!
+//! Every read is answered exactly once (I5), whole up to the end of the file: an answer of fewer bytes would be taken
+//! for the end. Pieces are read under pins only (I2).
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Errno;
+use super::handle::Handle;
+use super::pending::{Key, Waiting};
+use super::view::View;
+use crate::net::ReadOutcome;
+use crate::storage::{Lane, Pins, StorageError};
+
+impl View {
+    /// Reads `size` bytes at `offset` of an open file, fewer at its end, none behind it. `reply` is called once, here or
+    /// on a disk thread, now or when the pieces have come. `thread`: the reader's, as far as the kernel tells it, else 0.
+    pub fn read(
+        self: &Arc<Self>,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        thread: u32,
+        reply: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
+    ) {
+        let Some(handle) = self.handles.find(handle) else { return reply(Err(Errno::EBADF)) };
+        let length = u64::from(size).min(handle.bytes.saturating_sub(offset)) as usize;
+        if length == 0 {
+            return reply(Ok(&[]));
+        }
+        let store = handle.torrent.store();
+        let pins = store.table().pin(handle.pieces(offset, length));
+        handle.asked(offset, length, pins.is_some());
+        let mut reply = Some(reply);
+        let attempt = match &pins {
+            None => Attempt::Missing,
+            Some(pins) => with_buffer(length, |buffer| match store.try_read_now(pins, handle.file, offset, buffer) {
+                Ok(true) => {
+                    if let Some(reply) = reply.take() {
+                        reply(Ok(buffer));
+                    }
+                    Attempt::Answered
+                }
+                Ok(false) => Attempt::Cold,
+                Err(error) => {
+                    report(&handle, &error);
+                    Attempt::Missing
+                }
+            }),
+        };
+        let Some(reply) = reply else {
+            handle.answered(offset, length);
+            return;
+        };
+        let (reply, since) = (Box::new(reply), Instant::now());
+        let read = Waiting { reply, handle, offset, length, thread, since, attempts: 0, ticket: None };
+        match (attempt, pins) {
+            (Attempt::Cold, Some(pins)) => {
+                let view = Arc::clone(self);
+                let pool = read.handle.torrent.pool().clone();
+                pool.submit(Lane::Urgent, move || view.read_pinned(read, &pins));
+            }
+            _ => self.wait(read),
+        }
+    }
+
+    /// Blocks a read until the torrent has its pieces.
+    fn wait(self: &Arc<Self>, read: Waiting) {
+        if self.is_stopped() || read.attempts > MAX_ATTEMPTS {
+            return read.give_up(Errno::EIO);
+        }
+        let handle = Arc::clone(&read.handle);
+        let pieces = handle.pieces(read.offset, read.length);
+        match self.pending.insert(Waiting { ticket: None, ..read }) {
+            Ok(key) => {
+                let view = Arc::clone(self);
+                let ticket = handle.torrent.read(pieces, Box::new(move |outcome| view.resume(key, outcome)));
+                // Answered already, or given up by the watch before it had a name: the torrent ignores what it does not
+                // know.
+                if !self.pending.set_ticket(key, ticket) {
+                    handle.torrent.abandon(ticket);
+                }
+            }
+            // The mount ended meanwhile.
+            Err(read) => read.give_up(Errno::EIO),
+        }
+    }
+
+    /// The torrent has the pieces of a read, or will not have them. On a disk thread.
+    fn resume(self: &Arc<Self>, key: Key, outcome: ReadOutcome) {
+        let Some(mut read) = self.pending.take(key) else { return };
+        // It is answered, or gets a new ticket.
+        read.ticket = None;
+        if let Err(error) = outcome {
+            tracing::debug!(offset = read.offset, bytes = read.length, ?error, "a read failed");
+            read.handle.answered(read.offset, read.length);
+            return (read.reply)(Err(error.into()));
+        }
+        let pieces = read.handle.pieces(read.offset, read.length);
+        match read.handle.torrent.store().table().pin(pieces) {
+            Some(pins) => self.read_pinned(read, &pins),
+            // Evicted or found altered in between.
+            None => self.again(read),
+        }
+    }
+
+    /// Reads from the disk and answers. On a disk thread.
+    fn read_pinned(self: &Arc<Self>, read: Waiting, pins: &Pins) {
+        let handle = Arc::clone(&read.handle);
+        let (offset, length) = (read.offset, read.length);
+        let mut read = Some(read);
+        with_buffer(length, |buffer| match handle.torrent.store().read(pins, handle.file, offset, buffer) {
+            Ok(()) => {
+                handle.answered(offset, length);
+                if let Some(read) = read.take() {
+                    (read.reply)(Ok(buffer));
+                }
+            }
+            Err(error) => report(&handle, &error),
+        });
+        if let Some(read) = read {
+            self.again(read);
+        }
+    }
+
+    fn again(self: &Arc<Self>, mut read: Waiting) {
+        read.attempts += 1;
+        self.wait(read);
+    }
+}
+
+/// How far a read came in the thread that asked.
+enum Attempt {
+    Answered,
+    /// The pieces are present, the page cache is cold.
+    Cold,
+    /// A piece is missing, or its file is not what it was.
+    Missing,
+}
+
+/// A present piece could not be read: somebody has cut or replaced the file. Its pieces are to be checked again, and
+/// fetched again if need be.
+fn report(handle: &Handle, error: &StorageError) {
+    tracing::warn!(%error, file = %handle.file, "a cached piece could not be read");
+    if let Some(pieces) = handle.torrent.store().suspect(handle.file) {
+        handle.torrent.suspect(pieces);
+    }
+}
+
+/// Lends this thread's own buffer: reads of the usual sizes allocate nothing.
+fn with_buffer<T>(length: usize, body: impl FnOnce(&mut [u8]) -> T) -> T {
+    if length > BUFFER_BYTES {
+        // Only where `fs.fuse.max_pages_limit` was raised; the kernel bounds it.
+        return body(&mut vec![0; length]);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(BUFFER_BYTES, 0);
+        body(&mut buffer[..length])
+    })
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The longest read at the usual `fs.fuse.max_pages_limit`.
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// How often a read may find its pieces gone again before it fails.
+const MAX_ATTEMPTS: u32 = 8;

@@ -1,0 +1,398 @@
+//! What a mount shows: names, attributes and extended attributes, all from memory, without a FUSE type in sight.
+//!
+//! No call here waits for the network or the disk: metadata is answered in the thread that asks. Reads of data are in
+//! `read.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use super::Errno;
+use super::forest::{Forest, MAX_NAME_BYTES, Place, ROOT_INODE};
+use super::handle::Handles;
+use super::pending::Pending;
+use super::tree::{NodeIndex, NodeKind, Tree};
+use super::xattr::{self, Subject};
+use crate::net::TorrentHandle;
+
+/// How a view shows its torrents.
+#[derive(Debug, Clone, Default)]
+pub struct ViewConfig {
+    /// Owner of everything.
+    pub uid: u32,
+    /// Group of everything.
+    pub gid: u32,
+    /// How far ahead of a reader to fetch, at its own pace.
+    pub readahead: Duration,
+}
+
+/// The kinds of nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symlink.
+    Symlink,
+}
+
+/// What `stat(2)` tells of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub inode: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Length in bytes; 0 for a directory, the length of the target for a symlink.
+    pub bytes: u64,
+    /// Permission bits.
+    pub mode: u16,
+    /// Hard links.
+    pub links: u32,
+    /// All times of the node: the torrent's creation date.
+    pub time: SystemTime,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Attr {
+    /// Allocated size in units of 512 bytes. The full size, present or not: tools take less for a sparse file, and
+    /// skip what they believe to be holes.
+    pub fn blocks(&self) -> u64 {
+        if self.kind == Kind::File { self.bytes.div_ceil(512) } else { 0 }
+    }
+}
+
+/// One name in a directory listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// Inode number.
+    pub inode: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Where to go on after this name.
+    pub next_offset: u64,
+}
+
+/// Totals for `statfs(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Number of nodes, the root included.
+    pub nodes: u64,
+}
+
+/// What one mount shows of its torrents.
+#[derive(Debug)]
+pub struct View {
+    config: ViewConfig,
+    forest: Forest,
+    /// Beside the branches of the forest.
+    torrents: Vec<Torrent>,
+    pub(super) handles: Handles,
+    pub(super) pending: Arc<Pending>,
+    stopped: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Torrent {
+    handle: TorrentHandle,
+    time: SystemTime,
+}
+
+impl View {
+    /// Shows these torrents, each under its own name as far as that is possible.
+    pub fn new(torrents: &[TorrentHandle], config: ViewConfig) -> Arc<Self> {
+        let mut forest = Forest::default();
+        for torrent in torrents {
+            let metainfo = torrent.metainfo();
+            let v1 = metainfo.info_hash.map(|hash| hash.to_string());
+            let hash = v1.or_else(|| metainfo.info_hash_v2.map(|hash| hash.to_string())).unwrap_or_default();
+            forest.add(&metainfo.name, &hash, metainfo.single_file, Arc::new(Tree::new(metainfo)));
+        }
+        let torrents = torrents
+            .iter()
+            .map(|handle| Torrent { handle: handle.clone(), time: time_of(handle.metainfo().creation_date) });
+        Arc::new(Self {
+            config,
+            torrents: torrents.collect(),
+            forest,
+            handles: Handles::default(),
+            pending: Arc::default(),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// The inode number of the root.
+    pub const ROOT: u64 = ROOT_INODE;
+
+    /// The node of this name in a directory; `Ok(None)` when there is none.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ENAMETOOLONG`; `ENOENT` for an unknown inode.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>, Errno> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let found = match self.place(parent)? {
+            Place::Root => self.forest.find(name).map(|branch| (branch, NodeIndex::TOP)),
+            Place::Node { branch, node } => {
+                let tree = &self.forest.branches()[branch].tree;
+                if !matches!(tree.kind(node), NodeKind::Directory { .. }) {
+                    return Err(Errno::ENOTDIR);
+                }
+                tree.child(node, name).map(|child| (branch, child))
+            }
+        };
+        Ok(found.map(|(branch, node)| self.node_attr(branch, node)))
+    }
+
+    /// What `stat(2)` tells.
+    ///
+    /// # Errors
+    /// `ENOENT` for an unknown inode.
+    pub fn attr(&self, inode: u64) -> Result<Attr, Errno> {
+        Ok(match self.place(inode)? {
+            Place::Root => self.root_attr(),
+            Place::Node { branch, node } => self.node_attr(branch, node),
+        })
+    }
+
+    /// Names of a directory from `offset` on (0, or a `next_offset`), `.` and `..` included, until `visit` returns
+    /// `false`. Offsets mean the same in every listing.
+    ///
+    /// # Errors
+    /// `ENOTDIR`; `ENOENT` for an unknown inode.
+    pub fn read_dir(
+        &self,
+        directory: u64,
+        offset: u64,
+        mut visit: impl FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<(), Errno> {
+        let place = self.place(directory)?;
+        if let Place::Node { branch, node } = place
+            && !matches!(self.forest.branches()[branch].tree.kind(node), NodeKind::Directory { .. })
+        {
+            return Err(Errno::ENOTDIR);
+        }
+        let parent = self.parent(place);
+        let dots: [(&[u8], u64); 2] = [(b".", directory), (b"..", parent)];
+        for (at, (name, inode)) in (0_u64..).zip(dots).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+            if !visit(DirEntry { name, inode, kind: Kind::Directory, next_offset: at + 1 }) {
+                return Ok(());
+            }
+        }
+        let skip = usize::try_from(offset.saturating_sub(FIRST_CHILD)).unwrap_or(usize::MAX);
+        match place {
+            Place::Root => {
+                for (at, branch) in self.forest.branches().iter().enumerate().skip(skip) {
+                    let kind = kind_of(branch.tree.kind(NodeIndex::TOP));
+                    let inode = branch.inode(NodeIndex::TOP);
+                    if !visit(DirEntry { name: &branch.name, inode, kind, next_offset: at as u64 + FIRST_CHILD + 1 }) {
+                        break;
+                    }
+                }
+            }
+            Place::Node { branch, node } => {
+                let branch = &self.forest.branches()[branch];
+                let tree = &branch.tree;
+                for (at, child) in tree.children(node).into_iter().flatten().enumerate().skip(skip) {
+                    let kind = kind_of(tree.kind(child));
+                    let next_offset = at as u64 + FIRST_CHILD + 1;
+                    if !visit(DirEntry { name: tree.name(child), inode: branch.inode(child), kind, next_offset }) {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a symlink points.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is none; `ENOENT` for an unknown inode.
+    pub fn read_link(&self, inode: u64) -> Result<&[u8], Errno> {
+        match self.place(inode)? {
+            Place::Root => Err(Errno::EINVAL),
+            Place::Node { branch, node } => self.forest.branches()[branch].tree.target(node).ok_or(Errno::EINVAL),
+        }
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA` when there is none of this name; `ENOENT` for an unknown inode.
+    pub fn xattr(&self, inode: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let waiting = self.waiting_reads();
+        let value = xattr::value(self.subject(inode)?, name, waiting);
+        value.map(String::into_bytes).ok_or(Errno::ENODATA)
+    }
+
+    /// The names of all extended attributes, each ended by a zero byte.
+    ///
+    /// # Errors
+    /// `ENOENT` for an unknown inode.
+    pub fn xattr_names(&self, inode: u64) -> Result<Vec<u8>, Errno> {
+        Ok(xattr::list(self.subject(inode)?))
+    }
+
+    /// Totals for `statfs(2)`.
+    pub fn totals(&self) -> Totals {
+        let bytes = self.torrents.iter().map(|torrent| torrent.handle.store().layout().total_bytes()).sum();
+        let nodes = self.forest.branches().iter().map(|branch| branch.tree.len() as u64).sum::<u64>() + 1;
+        Totals { bytes, nodes }
+    }
+
+    /// Opens a file; the number names it in [`read`](Self::read) and [`release`](Self::release).
+    ///
+    /// # Errors
+    /// `EISDIR`; `EROFS` when it is to be written; `EINVAL` for a symlink; `ENOENT` for an unknown inode.
+    pub fn open(&self, inode: u64, for_writing: bool) -> Result<u64, Errno> {
+        let Place::Node { branch, node } = self.place(inode)? else { return Err(Errno::EISDIR) };
+        let file = match self.forest.branches()[branch].tree.kind(node) {
+            NodeKind::Directory { .. } => return Err(Errno::EISDIR),
+            NodeKind::Symlink => return Err(Errno::EINVAL),
+            NodeKind::File { .. } if for_writing => return Err(Errno::EROFS),
+            NodeKind::File { file, .. } => file,
+        };
+        let torrent = &self.torrents[branch].handle;
+        if let Some(pieces) = torrent.store().suspect(file) {
+            tracing::warn!(%file, ?pieces, "a cached file was altered by somebody else: its pieces are checked again");
+            torrent.suspect(pieces);
+        }
+        let handle = self.handles.open(torrent, file, self.config.readahead);
+        torrent.opened(handle.id, file);
+        Ok(handle.id.0)
+    }
+
+    /// Closes an open file.
+    pub fn release(&self, handle: u64) {
+        if let Some(handle) = self.handles.close(handle) {
+            handle.torrent.released(handle.id);
+        }
+    }
+
+    /// Reads that wait for pieces.
+    pub fn waiting_reads(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Files that are open.
+    pub fn open_files(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Ends the service of missing data: reads that wait fail with `EIO`, as do all that would have to. What is present
+    /// can be read on. Idempotent.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        for read in self.pending.close() {
+            read.give_up(Errno::EIO);
+        }
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn place(&self, inode: u64) -> Result<Place, Errno> {
+        self.forest.place(inode).ok_or(Errno::ENOENT)
+    }
+
+    fn parent(&self, place: Place) -> u64 {
+        let Place::Node { branch, node } = place else { return ROOT_INODE };
+        let branch = &self.forest.branches()[branch];
+        branch.tree.parent(node).map_or(ROOT_INODE, |parent| branch.inode(parent))
+    }
+
+    fn subject(&self, inode: u64) -> Result<Subject<'_>, Errno> {
+        let Place::Node { branch, node } = self.place(inode)? else { return Ok(Subject::Bare) };
+        let torrent = &self.torrents[branch].handle;
+        Ok(match self.forest.branches()[branch].tree.kind(node) {
+            NodeKind::Directory { .. } => Subject::Directory(torrent),
+            NodeKind::File { file, .. } => Subject::File(torrent, file),
+            NodeKind::Symlink => Subject::Bare,
+        })
+    }
+
+    fn root_attr(&self) -> Attr {
+        let directories = self
+            .forest
+            .branches()
+            .iter()
+            .filter(|branch| kind_of(branch.tree.kind(NodeIndex::TOP)) == Kind::Directory)
+            .count();
+        // The newest torrent dates the root: it changes only when the list of torrents does.
+        let time = self.torrents.iter().map(|torrent| torrent.time).max().unwrap_or(SystemTime::UNIX_EPOCH);
+        self.directory_attr(ROOT_INODE, directories as u32, time)
+    }
+
+    fn node_attr(&self, branch: usize, node: NodeIndex) -> Attr {
+        let torrent = &self.torrents[branch];
+        let branch = &self.forest.branches()[branch];
+        let inode = branch.inode(node);
+        let (kind, bytes, mode) = match branch.tree.kind(node) {
+            NodeKind::Directory { subdirectories } => return self.directory_attr(inode, subdirectories, torrent.time),
+            NodeKind::File { file, executable } => {
+                (Kind::File, torrent.handle.store().layout().file_bytes(file), if executable { 0o555 } else { 0o444 })
+            }
+            NodeKind::Symlink => {
+                (Kind::Symlink, branch.tree.target(node).map_or(0, |target| target.len() as u64), 0o777)
+            }
+        };
+        let (uid, gid) = (self.config.uid, self.config.gid);
+        Attr { inode, kind, bytes, mode, links: 1, time: torrent.time, uid, gid }
+    }
+
+    fn directory_attr(&self, inode: u64, subdirectories: u32, time: SystemTime) -> Attr {
+        let (uid, gid) = (self.config.uid, self.config.gid);
+        Attr { inode, kind: Kind::Directory, bytes: 0, mode: 0o555, links: 2 + subdirectories, time, uid, gid }
+    }
+}
+
+fn kind_of(kind: NodeKind) -> Kind {
+    match kind {
+        NodeKind::Directory { .. } => Kind::Directory,
+        NodeKind::File { .. } => Kind::File,
+        NodeKind::Symlink => Kind::Symlink,
+    }
+}
+
+/// The creation date as a time; the epoch when there is none, or none that a clock can show: a date that is the same in
+/// every mount matters more than a plausible one.
+fn time_of(creation_date: Option<i64>) -> SystemTime {
+    let seconds = creation_date.filter(|date| date.unsigned_abs() <= LATEST_DATE).unwrap_or(0);
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let epoch = SystemTime::UNIX_EPOCH;
+    let time = if seconds < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
+    time.unwrap_or(epoch)
+}
+
+/// Offset of the first name after `.` and `..`.
+const FIRST_CHILD: u64 = 2;
+
+/// The year 9999: what tools can print.
+const LATEST_DATE: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_creation_dates_become_a_stable_time() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(time_of(None), at(0));
+        assert_eq!(time_of(Some(1_700_000_000)), at(1_700_000_000));
+        assert_eq!(time_of(Some(i64::MAX)), at(0));
+        assert_eq!(time_of(Some(i64::MIN)), at(0));
+        assert_eq!(time_of(Some(-5)), SystemTime::UNIX_EPOCH - Duration::from_secs(5));
+    }
+}
