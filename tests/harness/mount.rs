@@ -1,6 +1,7 @@
 //! Mounts (and seeds) of the program under test.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub struct MountBuilder<'a> {
     arguments: Vec<String>,
     cache: PathBuf,
     point: PathBuf,
+    open_files: Option<u64>,
 }
 
 impl World {
@@ -34,6 +36,7 @@ impl World {
             arguments: Vec::new(),
             cache: self.path("cache/btfs"),
             point: self.path("mnt"),
+            open_files: None,
         }
     }
 
@@ -95,6 +98,12 @@ impl MountBuilder<'_> {
         self
     }
 
+    /// At most so many open files for the process.
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     fn command(&self) -> Command {
         let _ = std::fs::create_dir_all(&self.point); // fails on a dead mount: it is there, then
         let mut command = self.world.btfs();
@@ -105,6 +114,16 @@ impl MountBuilder<'_> {
             command.args(["--bind", &super::own_ip().to_string()]);
         }
         command.args(&self.arguments);
+        if let Some(limit) = self.open_files {
+            let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+            // SAFETY: setrlimit is safe between fork and exec and reads a live struct.
+            unsafe {
+                command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                });
+            }
+        }
         command
     }
 
@@ -181,6 +200,11 @@ impl Mount {
             };
         }
         command
+    }
+
+    /// The torrent's slot in the cache.
+    pub fn slot(&self, torrent: &Torrent) -> PathBuf {
+        self.cache.join(&torrent.info_hash)
     }
 
     /// `btfs status MOUNTPOINT --json`.

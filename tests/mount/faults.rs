@@ -1,1 +1,64 @@
-//! (to be written)
+//! What the mount survives, and what a reader sees meanwhile: right bytes or an error, never anything else.
+
+mod altered;
+mod corpus;
+mod crowds;
+mod kills;
+mod signals;
+mod stalls;
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::World;
+use crate::harness::payload::{Torrent, torrent, write_file};
+use crate::harness::process::Process;
+
+/// Long enough for anything that has to happen at all.
+const BOUND: Duration = Duration::from_secs(60);
+const PIECE: u64 = 64 << 10;
+
+/// A torrent of one file `name`, without trackers.
+fn one_file(world: &World, name: &str, length: u64) -> Torrent {
+    let path = world.path("original").join(name);
+    write_file(&path, length ^ 0xB7F5, length);
+    torrent(&path, PIECE, &[])
+}
+
+/// A process that reads `length` bytes at `offset` and ends with status 0 only when it got them all.
+fn reader(world: &World, path: &Path, offset: u64, length: u64, name: &str) -> Process {
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", path.display())).args(["of=/dev/null", "iflag=skip_bytes,count_bytes,fullblock"]);
+    dd.args([format!("bs={length}"), format!("skip={offset}"), format!("count={length}"), "status=none".into()]);
+    Process::start(&mut dd, &world.path(format!("{name}.log")))
+}
+
+/// The errno of reading a range.
+fn read_errno(file: &File, offset: u64, length: usize) -> Option<i32> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; length];
+    file.read_exact_at(&mut buffer, offset).err().and_then(|error| error.raw_os_error())
+}
+
+/// A small reproducible generator for moments and places.
+struct Dice(u64);
+
+impl Dice {
+    /// A seed from the environment replays a failure; else one from the clock, which is printed.
+    fn new() -> Self {
+        let seed = std::env::var("BTFS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
+        });
+        eprintln!("BTFS_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
+    }
+}
