@@ -6,6 +6,7 @@
 mod errno;
 mod forest;
 mod fuse;
+mod fusermount;
 mod handle;
 mod mount;
 mod mountpoint;

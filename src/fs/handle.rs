@@ -1,16 +1,17 @@
-//! Open files: what a read needs to know, found by the number that the kernel sends along.
+//! Open files: what a read needs to know, found by the number that the kernel sends along, and how each is read.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use crate::base::{FileIndex, PieceRange};
 use crate::engine::HandleId;
+use crate::engine::prefetch::{FileGeometry, PrefetchConfig, Prefetcher, WindowPlan};
 use crate::net::TorrentHandle;
 
 /// One open file.
-#[derive(Debug)]
 pub(crate) struct Handle {
     /// Its number, for the kernel and for the engine.
     pub(crate) id: HandleId,
@@ -20,23 +21,82 @@ pub(crate) struct Handle {
     pub(crate) file: FileIndex,
     /// Its length in bytes.
     pub(crate) bytes: u64,
-    /// How far ahead of the reader to fetch.
-    readahead: Duration,
+    ahead: Mutex<Ahead>,
+}
+
+/// What is wanted ahead of the reader.
+struct Ahead {
+    prefetcher: Prefetcher,
+    /// A plan that the torrent does not know yet.
+    untold: Option<WindowPlan>,
+    /// The torrent knows of a window.
+    told: bool,
 }
 
 impl Handle {
+    fn new(id: HandleId, torrent: TorrentHandle, file: FileIndex, config: PrefetchConfig) -> Self {
+        let layout = torrent.store().layout();
+        let bytes = layout.file_bytes(file);
+        let geometry = FileGeometry { bytes, start: layout.file_start(file), piece_length: layout.piece_length() };
+        let ahead = Ahead { prefetcher: Prefetcher::new(config, geometry), untold: None, told: false };
+        Self { id, torrent, file, bytes, ahead: Mutex::new(ahead) }
+    }
+
     /// The pieces behind a range of the file.
-    pub(crate) fn pieces(&self, offset: u64, length: usize) -> PieceRange {
-        self.torrent.store().layout().pieces_of(self.file, offset, length as u64)
+    pub(crate) fn pieces(&self, offset: u64, length: u64) -> PieceRange {
+        self.torrent.store().layout().pieces_of(self.file, offset, length)
     }
 
-    /// The reader asks for a range; `present`: it is all here.
-    pub(crate) fn asked(&self, _offset: u64, _length: usize, _present: bool) {
-        let _ = self.readahead;
+    /// The reader asks for a range: to be followed by one [`answered`](Self::answered).
+    pub(crate) fn asked(&self, offset: u64, length: usize) {
+        let mut ahead = self.ahead();
+        // Taken under the lock: the prefetcher wants times that never decrease (I8).
+        let plan = ahead.prefetcher.on_read(Instant::now(), offset, length as u64);
+        ahead.keep(plan);
     }
 
-    /// The reader has its answer.
-    pub(crate) fn answered(&self, _offset: u64, _length: usize) {}
+    /// The reader has its answer; `stalled`: it had to wait for pieces.
+    pub(crate) fn answered(&self, offset: u64, length: usize, stalled: bool) {
+        let mut ahead = self.ahead();
+        let plan = ahead.prefetcher.on_read_done(Instant::now(), offset, length as u64, stalled);
+        ahead.keep(plan);
+    }
+
+    /// Tells the torrent what is wanted ahead, if that has changed. Apart from [`asked`](Self::asked), so that what a
+    /// reader waits for is asked of the torrent before what it may want later.
+    pub(crate) fn tell_window(&self) {
+        let mut ahead = self.ahead();
+        let Some(plan) = ahead.untold.take() else { return };
+        let pieces: Vec<PieceRange> =
+            plan.ranges.iter().map(|range| self.pieces(range.start, range.end - range.start)).collect();
+        let table = self.torrent.store().table();
+        let nothing_missing = pieces.iter().all(|&range| table.all_present(range));
+        // Where all is present, as with a complete torrent, no message is due, unless to take back an earlier one.
+        if nothing_missing && !ahead.told {
+            return;
+        }
+        ahead.told = !nothing_missing;
+        // Sent under the lock, so that plans of two threads keep their order; sending never waits.
+        self.torrent.window(self.id, pieces, plan.horizon);
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("id", &self.id).field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Ahead {
+    fn keep(&mut self, plan: Option<WindowPlan>) {
+        if plan.is_some() {
+            self.untold = plan;
+        }
+    }
 }
 
 /// All open files of a mount.
@@ -48,10 +108,9 @@ pub(crate) struct Handles {
 
 impl Handles {
     /// Enters a file that is being opened.
-    pub(crate) fn open(&self, torrent: &TorrentHandle, file: FileIndex, readahead: Duration) -> Arc<Handle> {
+    pub(crate) fn open(&self, torrent: &TorrentHandle, file: FileIndex, config: PrefetchConfig) -> Arc<Handle> {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = torrent.store().layout().file_bytes(file);
-        let handle = Arc::new(Handle { id: HandleId(number), torrent: torrent.clone(), file, bytes, readahead });
+        let handle = Arc::new(Handle::new(HandleId(number), torrent.clone(), file, config));
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&handle));
         handle
     }

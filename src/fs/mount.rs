@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use fuser::{MountOption, Session, SessionACL};
 
 use super::fuse::Fuse;
+use super::fusermount;
 use super::mountpoint::{MountInfo, prepare_mountpoint, refuse_overlap};
 use super::sys;
 use super::view::{View, ViewConfig};
@@ -67,7 +67,7 @@ pub enum MountError {
     Overlap { path: PathBuf },
     #[error("/dev/fuse is missing: load the kernel module (modprobe fuse), or let the container have the device")]
     NoDevice,
-    #[error("/dev/fuse cannot be opened: {source}; it needs mode 0666, or run as root")]
+    #[error("/dev/fuse cannot be opened: {source}")]
     Device { source: io::Error },
     #[error("--allow-other needs the line \"user_allow_other\" in /etc/fuse.conf when you are not root")]
     AllowOther,
@@ -114,13 +114,18 @@ impl Mount {
         let session = open_session(&config, &path, &view)?;
         let watch = watch::spawn(Arc::clone(&view.pending)).map_err(system)?;
         let state = Arc::new(SessionState::default());
-        let served = (Arc::clone(&view), Arc::clone(&state), path.clone());
+        let device = MountInfo::at(&path).map(|mount| mount.device);
+        let served = (Arc::clone(&view), Arc::clone(&state), device.clone());
         thread::Builder::new()
             .name("fs-session".into())
             .spawn(move || {
-                let (view, state, path) = served;
+                let (view, state, device) = served;
                 if let Err(error) = session.run() {
-                    tracing::error!(path = %path.display(), %error, "the mount has failed");
+                    tracing::error!(%error, "the mount has failed");
+                    // It answers nothing any more: better no mount than a dead one.
+                    for place in places(device.as_deref()) {
+                        let _ = detach(&place);
+                    }
                 }
                 view.stop();
                 let _ = watch.join();
@@ -129,7 +134,6 @@ impl Mount {
             .map_err(system)?;
         // The first call of a mount: when it returns, requests are answered.
         fs::symlink_metadata(&path).map_err(system)?;
-        let device = MountInfo::at(&path).map(|mount| mount.device);
         Ok(Self { path, device, view, session: state, unmounting: Mutex::new(()) })
     }
 
@@ -156,7 +160,7 @@ impl Mount {
     pub fn unmount(&self) {
         self.view.stop();
         let _one_at_a_time = self.unmounting.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = if self.is_mounted() { self.places() } else { Vec::new() };
+        let places = if self.is_mounted() { places(self.device.as_deref()) } else { Vec::new() };
         for place in places {
             let unmounted = match sys::unmount(&place, false) {
                 Err(error) if is_gone(&error) => Ok(()),
@@ -178,14 +182,6 @@ impl Mount {
     /// Files that are open.
     pub fn open_files(&self) -> usize {
         self.view.open_files()
-    }
-
-    /// Where our file system is mounted now: bind mounts too, and nothing that somebody mounted over it.
-    fn places(&self) -> Vec<PathBuf> {
-        let all = MountInfo::all();
-        let is_ours = |mount: &MountInfo| Some(&mount.device) == self.device.as_ref();
-        let is_topmost = |at: usize| !all[at + 1..].iter().any(|later| later.path == all[at].path);
-        (0..all.len()).rev().filter(|&at| is_ours(&all[at]) && is_topmost(at)).map(|at| all[at].path.clone()).collect()
     }
 }
 
@@ -218,17 +214,19 @@ impl SessionState {
     }
 }
 
+/// Where the file system of this device number is mounted now: bind mounts too, but nothing that lies under another mount.
+fn places(device: Option<&str>) -> Vec<PathBuf> {
+    let all = MountInfo::all();
+    let is_topmost = |at: usize| !all[at + 1..].iter().any(|later| later.path == all[at].path);
+    let is_ours = |at: usize| device == Some(&all[at].device) && is_topmost(at);
+    (0..all.len()).rev().filter(|&at| is_ours(at)).map(|at| all[at].path.clone()).collect()
+}
+
 /// Takes a mount away now; it ends with its last open file.
 pub(super) fn detach(path: &Path) -> io::Result<()> {
     match sys::unmount(path, true) {
         Err(error) if is_gone(&error) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let output = Command::new(HELPER).args(["-u", "-z", "--"]).arg(path).stdin(Stdio::null()).output()?;
-            if output.status.success() {
-                return Ok(());
-            }
-            Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fusermount::unmount(path),
         outcome => outcome,
     }
 }
@@ -245,13 +243,39 @@ fn open_session(config: &MountConfig, path: &Path, view: &Arc<View>) -> Result<S
     session.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
     // Two, so that a long answer does not hold up a short one.
     session.n_threads = Some(2);
-    match device() {
-        // Each thread its own queue; it opens the device again, and would fail only after the mount is up.
-        Ok(_) => session.clone_fd = true,
+    let fuse = Fuse::new(Arc::clone(view));
+    let opened = match device() {
+        Ok(_) => {
+            // Each thread its own queue; it opens the device again, and would fail only after the mount is up.
+            session.clone_fd = true;
+            Session::new(fuse, path, &session)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountError::NoDevice),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let mut options: Vec<String> = session.mount_options.iter().filter_map(spelled).collect();
+            options.extend(allow_other.then(|| "allow_other".to_owned()));
+            fusermount::mount(path, &options.join(","))
+                .and_then(|descriptor| Session::from_fd(fuse, descriptor, session.acl, session))
+        }
         Err(source) => return Err(MountError::Device { source }),
-    }
-    Session::new(Fuse::new(Arc::clone(view)), path, &session).map_err(|source| explain(path, source))
+    };
+    opened.map_err(|source| explain(path, source))
+}
+
+/// An option in the words of fusermount3; `None` for what it does not know, or does by itself.
+fn spelled(option: &MountOption) -> Option<String> {
+    Some(match option {
+        MountOption::RO => "ro".into(),
+        MountOption::DefaultPermissions => "default_permissions".into(),
+        MountOption::NoExec => "noexec".into(),
+        MountOption::Atime => "atime".into(),
+        MountOption::NoAtime => "noatime".into(),
+        MountOption::Sync => "sync".into(),
+        MountOption::DirSync => "dirsync".into(),
+        MountOption::FSName(name) => format!("fsname={name}"),
+        MountOption::CUSTOM(text) => text.clone(),
+        _ => return None,
+    })
 }
 
 fn device() -> io::Result<File> {
@@ -314,9 +338,6 @@ fn mount_options(config: &MountConfig) -> Result<(Vec<MountOption>, bool), Mount
     options.push(MountOption::CUSTOM("subtype=btfs".into()));
     Ok((options, allow_other))
 }
-
-/// Mounts and unmounts for ordinary users.
-const HELPER: &str = "fusermount3";
 
 /// How long an unmount may take.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);

@@ -35,17 +35,26 @@ pub(crate) struct Waiting {
     pub(crate) since: Instant,
     /// How often its pieces were present and gone again, or could not be read.
     pub(crate) attempts: u32,
-    /// Its name at the torrent, once it has one.
+    /// It had to wait for pieces.
+    pub(crate) blocked: bool,
+    /// Its name at the torrent, once it has (had) one.
     pub(crate) ticket: Option<Ticket>,
 }
 
 impl Waiting {
+    /// Answers.
+    pub(crate) fn answer(self, outcome: Result<&[u8], Errno>) {
+        (self.reply)(outcome);
+        self.handle.answered(self.offset, self.length, self.blocked);
+        self.handle.tell_window();
+    }
+
     /// Answers with an error, and tells the torrent that nobody waits any more.
     pub(crate) fn give_up(self, error: Errno) {
         if let Some(ticket) = self.ticket {
             self.handle.torrent.abandon(ticket);
         }
-        (self.reply)(Err(error));
+        self.answer(Err(error));
     }
 }
 

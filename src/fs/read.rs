@@ -31,8 +31,8 @@ impl View {
             return reply(Ok(&[]));
         }
         let store = handle.torrent.store();
-        let pins = store.table().pin(handle.pieces(offset, length));
-        handle.asked(offset, length, pins.is_some());
+        let pins = store.table().pin(handle.pieces(offset, length as u64));
+        handle.asked(offset, length);
         let mut reply = Some(reply);
         let attempt = match &pins {
             None => Attempt::Missing,
@@ -51,29 +51,32 @@ impl View {
             }),
         };
         let Some(reply) = reply else {
-            handle.answered(offset, length);
+            handle.answered(offset, length, false);
+            handle.tell_window();
             return;
         };
         let (reply, since) = (Box::new(reply), Instant::now());
-        let read = Waiting { reply, handle, offset, length, thread, since, attempts: 0, ticket: None };
+        let read = Waiting { reply, handle, offset, length, thread, since, attempts: 0, blocked: false, ticket: None };
+        let handle = Arc::clone(&read.handle);
         match (attempt, pins) {
             (Attempt::Cold, Some(pins)) => {
                 let view = Arc::clone(self);
-                let pool = read.handle.torrent.pool().clone();
-                pool.submit(Lane::Urgent, move || view.read_pinned(read, &pins));
+                handle.torrent.pool().submit(Lane::Urgent, move || view.read_pinned(read, &pins));
             }
             _ => self.wait(read),
         }
+        handle.tell_window();
     }
 
     /// Blocks a read until the torrent has its pieces.
-    fn wait(self: &Arc<Self>, read: Waiting) {
+    fn wait(self: &Arc<Self>, mut read: Waiting) {
+        read.blocked = true;
         if self.is_stopped() || read.attempts > MAX_ATTEMPTS {
             return read.give_up(Errno::EIO);
         }
         let handle = Arc::clone(&read.handle);
-        let pieces = handle.pieces(read.offset, read.length);
-        match self.pending.insert(Waiting { ticket: None, ..read }) {
+        let pieces = handle.pieces(read.offset, read.length as u64);
+        match self.pending.insert(read) {
             Ok(key) => {
                 let view = Arc::clone(self);
                 let ticket = handle.torrent.read(pieces, Box::new(move |outcome| view.resume(key, outcome)));
@@ -90,15 +93,12 @@ impl View {
 
     /// The torrent has the pieces of a read, or will not have them. On a disk thread.
     fn resume(self: &Arc<Self>, key: Key, outcome: ReadOutcome) {
-        let Some(mut read) = self.pending.take(key) else { return };
-        // It is answered, or gets a new ticket.
-        read.ticket = None;
+        let Some(read) = self.pending.take(key) else { return };
         if let Err(error) = outcome {
             tracing::debug!(offset = read.offset, bytes = read.length, ?error, "a read failed");
-            read.handle.answered(read.offset, read.length);
-            return (read.reply)(Err(error.into()));
+            return read.answer(Err(error.into()));
         }
-        let pieces = read.handle.pieces(read.offset, read.length);
+        let pieces = read.handle.pieces(read.offset, read.length as u64);
         match read.handle.torrent.store().table().pin(pieces) {
             Some(pins) => self.read_pinned(read, &pins),
             // Evicted or found altered in between.
@@ -113,9 +113,8 @@ impl View {
         let mut read = Some(read);
         with_buffer(length, |buffer| match handle.torrent.store().read(pins, handle.file, offset, buffer) {
             Ok(()) => {
-                handle.answered(offset, length);
                 if let Some(read) = read.take() {
-                    (read.reply)(Ok(buffer));
+                    read.answer(Ok(buffer));
                 }
             }
             Err(error) => report(&handle, &error),

@@ -13,6 +13,7 @@ use super::handle::Handles;
 use super::pending::Pending;
 use super::tree::{NodeIndex, NodeKind, Tree};
 use super::xattr::{self, Subject};
+use crate::engine::prefetch::PrefetchConfig;
 use crate::net::TorrentHandle;
 
 /// How a view shows its torrents.
@@ -267,7 +268,8 @@ impl View {
             tracing::warn!(%file, ?pieces, "a cached file was altered by somebody else: its pieces are checked again");
             torrent.suspect(pieces);
         }
-        let handle = self.handles.open(torrent, file, self.config.readahead);
+        let prefetch = PrefetchConfig { max_window_time: self.config.readahead, ..PrefetchConfig::default() };
+        let handle = self.handles.open(torrent, file, prefetch);
         torrent.opened(handle.id, file);
         Ok(handle.id.0)
     }
