@@ -1,0 +1,54 @@
+//! The asking side: finds the sockets of running processes and asks them. Blocking, for the command line.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::socket::short_path;
+use super::{Request, Response};
+
+/// The sockets in these directories that somebody listens at; those of processes that are gone are removed.
+pub fn sockets(directories: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for directory in directories {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "sock") {
+                continue;
+            }
+            match short_path(&path).and_then(UnixStream::connect) {
+                Ok(_) => found.push(path),
+                // Nobody listens: its process was killed.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    let _ = std::fs::remove_file(&path);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Sends one request and waits for its answer; the connection comes back with it.
+///
+/// # Errors
+/// The socket's, [`io::ErrorKind::InvalidData`] for an answer that is none, `TimedOut` or `WouldBlock` after `timeout`.
+pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> io::Result<(Response, UnixStream)> {
+    let mut stream = UnixStream::connect(short_path(socket)?)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = Vec::new();
+    BufReader::new((&stream).take(MAX_ANSWER_BYTES)).read_until(b'\n', &mut answer)?;
+    if answer.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((serde_json::from_slice(&answer)?, stream))
+}
+
+/// A status of very many files.
+const MAX_ANSWER_BYTES: u64 = 256 << 20;

@@ -1,0 +1,279 @@
+//! The answering side: `btfs-<pid>.sock`, 0600, in a directory of mode 0700 that is ours.
+//!
+//! Lines are bounded, a line that is garbage gets an error line and the connection lives; a silent connection is closed.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::{Request, Response, Status};
+
+/// A listening control socket; dropping it removes the file and ends the connections.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Control {
+    /// Listens in `directory` (see [`prepare_directory`]).
+    ///
+    /// `status` may block, it is called on a blocking thread with the number of files wanted; `umount` may not.
+    ///
+    /// # Errors
+    /// The system's, when the socket cannot be made.
+    pub fn start(
+        directory: &Path,
+        runtime: &tokio::runtime::Handle,
+        status: impl Fn(usize) -> Status + Send + Sync + 'static,
+        umount: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let path = directory.join(format!("btfs-{}.sock", std::process::id()));
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // The directory lets nobody else in meanwhile.
+        let listener = std::os::unix::net::UnixListener::bind(short_path(&path)?)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let _guard = runtime.enter();
+        let listener = UnixListener::from_std(listener)?;
+        let answers = Arc::new(Answers { status: Box::new(status), umount: Box::new(umount) });
+        let task = runtime.spawn(accept(listener, answers));
+        Ok(Self { path, task })
+    }
+
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Makes `directory` and its missing parents, mode 0700; fails unless it is a real directory of `uid`'s, and lets nobody
+/// else enter it.
+///
+/// # Errors
+/// The system's, or [`io::ErrorKind::PermissionDenied`].
+pub fn prepare_directory(directory: &Path, uid: u32) -> io::Result<()> {
+    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(directory)?;
+    if !meta.is_dir() || meta.uid() != uid {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to somebody else"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// A path to the same socket that fits into the 108 bytes of a socket address: through a descriptor of its directory,
+/// which stays open as long as the process.
+pub(super) fn short_path(path: &Path) -> io::Result<PathBuf> {
+    if path.as_os_str().len() < MAX_PATH_BYTES {
+        return Ok(path.to_path_buf());
+    }
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let directory = std::fs::File::open(directory)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+    // Bounded: one for the listener of a process, one for each socket that a short-lived command asks.
+    std::mem::forget(directory);
+    Ok(short)
+}
+
+struct Answers {
+    status: Box<dyn Fn(usize) -> Status + Send + Sync>,
+    umount: Box<dyn Fn() + Send + Sync>,
+}
+
+async fn accept(listener: UnixListener, answers: Arc<Answers>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let answers = answers.clone();
+                connections.spawn(async move {
+                    if let Err(error) = serve(stream, &answers).await {
+                        tracing::debug!(%error, "control connection ended");
+                    }
+                    drop(slot);
+                });
+            }
+            // Out of descriptors: later.
+            Err(error) => {
+                tracing::debug!(%error, "control socket cannot accept");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, answers: &Arc<Answers>) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    let mut line = Vec::new();
+    let mut ending = false;
+    loop {
+        line.clear();
+        let mut limited = (&mut read).take(MAX_LINE_BYTES);
+        let next = limited.read_until(b'\n', &mut line);
+        // Who has asked us to end waits for our end: that connection is kept.
+        let idle = if ending { Duration::from_secs(3600) } else { IDLE };
+        if timeout(idle, next).await? == 0 {
+            return Ok(());
+        }
+        let complete = line.last() == Some(&b'\n');
+        let request = if complete {
+            serde_json::from_slice::<Request>(&line).map_err(|error| error.to_string())
+        } else {
+            Err(format!("no complete line of at most {MAX_LINE_BYTES} bytes"))
+        };
+        let response = match request {
+            Ok(Request::Ping) => Response { pid: Some(std::process::id()), ..done() },
+            Ok(Request::Status { files }) => {
+                let answers = answers.clone();
+                match tokio::task::spawn_blocking(move || (answers.status)(files)).await {
+                    Ok(status) => Response { status: Some(status), ..done() },
+                    Err(error) => refused(error.to_string()),
+                }
+            }
+            Ok(Request::Umount) => {
+                ending = true;
+                Response { pid: Some(std::process::id()), ..done() }
+            }
+            Err(error) => refused(error),
+        };
+        let mut text = serde_json::to_vec(&response)?;
+        text.push(b'\n');
+        timeout(IDLE, write.write_all(&text)).await?;
+        if ending {
+            (answers.umount)();
+        }
+        if !complete {
+            // The rest of an endless line is not worth reading.
+            return Ok(());
+        }
+    }
+}
+
+async fn timeout<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn done() -> Response {
+    Response { ok: true, error: None, pid: None, status: None }
+}
+
+fn refused(error: String) -> Response {
+    Response { ok: false, error: Some(error), ..done() }
+}
+
+/// A request at most.
+const MAX_LINE_BYTES: u64 = 64 << 10;
+/// `sun_path` with its final NUL.
+const MAX_PATH_BYTES: usize = 108;
+/// Who asks nothing for this long is sent away.
+const IDLE: Duration = Duration::from_secs(30);
+const MAX_CONNECTIONS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Write};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn status(files: usize) -> Status {
+        Status {
+            version: String::new(),
+            pid: files as u32,
+            command: "mount".into(),
+            mountpoint: None,
+            mounted: true,
+            uptime_seconds: 0,
+            port: 1,
+            waiting_reads: 0,
+            torrents: Vec::new(),
+            warnings: Vec::new(),
+            log: None,
+        }
+    }
+
+    fn answers(stream: &std::os::unix::net::UnixStream) -> Vec<Response> {
+        let lines = std::io::BufReader::new(stream).lines();
+        lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+    }
+
+    #[test]
+    fn garbage_gets_an_error_line_and_the_socket_lives() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        // Long on purpose: past what a socket address can hold.
+        let directory = parent.path().join("d".repeat(120)).join("btfs");
+        let uid = std::fs::metadata(parent.path()).unwrap().uid();
+        prepare_directory(&directory, uid).unwrap();
+        assert_eq!(std::fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
+        assert!(prepare_directory(&directory, uid + 1).is_err(), "somebody else's");
+
+        let umounts = Arc::new(AtomicUsize::new(0));
+        let counted = umounts.clone();
+        let umount = move || _ = counted.fetch_add(1, Ordering::SeqCst);
+        let control = Control::start(&directory, runtime.handle(), status, umount).unwrap();
+        assert_eq!(std::fs::metadata(control.path()).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(super::super::sockets(std::slice::from_ref(&directory)), [control.path()]);
+
+        let connect = || std::os::unix::net::UnixStream::connect(short_path(control.path()).unwrap()).unwrap();
+        let stream = connect();
+        (&stream).write_all(b"garbage\n\n{\"cmd\":\"dance\"}\n\xff\xfe\n{\"cmd\":\"ping\"}\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let said = answers(&stream);
+        assert_eq!(said.iter().map(|answer| answer.ok).collect::<Vec<_>>(), [false, false, false, false, true]);
+        assert!(said[..4].iter().all(|answer| answer.error.is_some()));
+
+        let stream = connect();
+        (&stream).write_all(&vec![b'x'; MAX_LINE_BYTES as usize]).unwrap();
+        let said = answers(&stream);
+        assert_eq!((said.len(), said[0].ok), (1, false), "one answer, then the end");
+
+        let ask = |request| super::super::ask(control.path(), &request, Duration::from_secs(5)).unwrap();
+        assert_eq!(ask(Request::Status { files: 5 }).0.status.unwrap().pid, 5);
+        let (_, stream) = ask(Request::Umount);
+        let path = control.path().to_path_buf();
+        drop(control);
+        assert_eq!(answers(&stream).len(), 0, "the end of the process is the end of the connection");
+        assert_eq!((umounts.load(Ordering::SeqCst), path.exists()), (1, false));
+    }
+
+    #[test]
+    fn the_sockets_of_the_dead_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("btfs-1.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        assert!(super::super::sockets(&[directory.path().to_path_buf()]).is_empty());
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,92 @@
+//! What a process is doing, as plain data: the one type behind `btfs status`, its JSON and the live line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::torrent_status::{TorrentStatus, torrent_status};
+use crate::fs::Mount;
+use crate::net::Session;
+
+/// One process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of btfs that runs.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// `mount` or `seed`.
+    pub command: String,
+    /// Where it is mounted; bytes that are not UTF-8 are replaced.
+    pub mountpoint: Option<String>,
+    /// Whether the kernel still has the mount.
+    pub mounted: bool,
+    /// Seconds since it was started.
+    pub uptime_seconds: u64,
+    /// The port that peers can reach it at.
+    pub port: u16,
+    /// Reads that wait in the mount.
+    pub waiting_reads: usize,
+    /// The torrents.
+    pub torrents: Vec<TorrentStatus>,
+    /// The last warnings, oldest first.
+    pub warnings: Vec<Warning>,
+    /// Where it logs to.
+    pub log: Option<String>,
+}
+
+/// A warning or error that was logged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Warning {
+    /// Seconds since the epoch.
+    pub at: u64,
+    /// `WARN` or `ERROR`.
+    pub level: String,
+    /// What was said; safe for a terminal.
+    pub text: String,
+}
+
+/// Where the figures come from.
+pub struct StatusSource {
+    /// The session.
+    pub session: Session,
+    /// The mount, for `mount`.
+    pub mount: Option<Arc<Mount>>,
+    /// Where it is mounted.
+    pub mountpoint: Option<PathBuf>,
+    /// `mount` or `seed`.
+    pub command: &'static str,
+    /// When the process was started.
+    pub started: Instant,
+    /// Where it logs to.
+    pub log: Option<String>,
+    /// The last warnings.
+    pub warnings: Box<dyn Fn() -> Vec<Warning> + Send + Sync>,
+}
+
+impl StatusSource {
+    /// The state now, with at most `files` files of each torrent. Blocking: it asks every torrent's task.
+    pub fn collect(&self, files: usize) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            command: self.command.to_owned(),
+            mountpoint: self.mountpoint.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            mounted: self.mount.as_ref().is_some_and(|mount| mount.is_mounted()),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            port: self.session.port(),
+            waiting_reads: self.mount.as_ref().map_or(0, |mount| mount.waiting_reads()),
+            torrents: self.session.torrents().iter().map(|torrent| torrent_status(torrent, files)).collect(),
+            warnings: (self.warnings)(),
+            log: self.log.clone(),
+        }
+    }
+}
+
+impl std::fmt::Debug for StatusSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StatusSource").field("command", &self.command).finish_non_exhaustive()
+    }
+}
