@@ -1,0 +1,315 @@
+//! The command line as clap reads it. Other rooms get their own `Config` types; none sees these.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::{create, show};
+use crate::engine::Fill;
+use crate::net::SessionConfig;
+
+/// Everything that can stand on the command line.
+#[derive(Debug, Parser)]
+#[command(name = "btfs", version, about = "Mount a torrent as a directory", long_about = LONG_ABOUT)]
+#[command(after_help = EXAMPLES, after_long_help = EXAMPLES, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount torrents as a read-only directory: what is read is fetched, checked and kept
+    #[command(after_help = MOUNT_EXAMPLES, after_long_help = MOUNT_EXAMPLES)]
+    Mount(Box<MountArgs>),
+    /// Unmount, also while files are open or reads wait
+    #[command(visible_alias = "unmount")]
+    Umount(UmountArgs),
+    /// Show what the running mounts and seeds are doing
+    Status(StatusArgs),
+    /// Show what is in a torrent file
+    Show(show::Args),
+    /// Make a torrent of a file or directory
+    Create(create::Args),
+    /// Share files that are already here
+    #[command(after_help = SEED_EXAMPLES, after_long_help = SEED_EXAMPLES)]
+    Seed(Box<SeedArgs>),
+    /// See it work: makes files, seeds and tracks them in this process, mounts and reads them, cleans up
+    Demo(DemoArgs),
+}
+
+/// `btfs mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// A .torrent file, or an http(s) URL of one; several become several names in the mount
+    #[arg(required = true, num_args = 1.., value_name = "TORRENT")]
+    pub torrents: Vec<String>,
+    /// An empty directory to mount on
+    #[arg(required = true, value_name = "MOUNTPOINT")]
+    pub mountpoint: PathBuf,
+    /// Stay in the foreground, with a live status line on a terminal
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Let a read fail with EIO after this many seconds without progress; 0: let it wait for ever
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub read_timeout: Duration,
+    /// What to fetch unasked: nothing (but read-ahead), the rest of every file that was opened, or everything
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = FillArg::None)]
+    pub fill: FillArg,
+    /// Read ahead this many seconds at the reader's pace (at most 64 MiB)
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
+    pub readahead: Duration,
+    /// Let other users see the mount (as an ordinary user: needs user_allow_other in /etc/fuse.conf)
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Owner of all files [default: who mounts]
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+    /// Group of all files [default: that of who mounts]
+    #[arg(long, value_name = "GID")]
+    pub gid: Option<u32>,
+    /// Options as mount(8) has them, separated by commas: ro, noexec, allow_other, uid=, gid=, and every option of this
+    /// command as name=value with underscores (cache_dir=/var/cache/btfs,read_timeout=30,no_upload)
+    #[arg(short, long = "options", value_name = "OPTIONS")]
+    pub options: Vec<String>,
+    /// The swarm.
+    #[command(flatten)]
+    pub swarm: SwarmArgs,
+}
+
+/// `btfs seed`.
+#[derive(Debug, Args)]
+pub struct SeedArgs {
+    /// A .torrent file (or an http(s) URL of one), and the file or directory that holds its content; further pairs
+    #[arg(required = true, num_args = 2.., value_names = ["TORRENT", "DATA"])]
+    pub pairs: Vec<String>,
+    /// Print one line of JSON when all is checked and shared, instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// The swarm.
+    #[command(flatten)]
+    pub swarm: SwarmArgs,
+}
+
+/// What every command with a swarm understands, with the same meaning.
+#[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Swarm and cache")]
+pub struct SwarmArgs {
+    /// Where fetched pieces and what is known of them are kept [default: $XDG_CACHE_HOME/btfs or ~/.cache/btfs]
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Listen for peers on this TCP port [default: the one of last time, else any]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Listen and connect only with this address of ours [default: all, IPv4 and IPv6]
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<IpAddr>,
+    /// Connections at most for each torrent
+    #[arg(long, value_name = "NUMBER", default_value_t = 80)]
+    pub max_peers: usize,
+    /// Connect to this peer, too (repeatable)
+    #[arg(long = "peer", value_name = "ADDRESS:PORT")]
+    pub peers: Vec<SocketAddr>,
+    /// Send nothing to other peers (they will send less, and later)
+    #[arg(long)]
+    pub no_upload: bool,
+    /// Ask this tracker first, before those of the torrent (repeatable)
+    #[arg(long = "tracker", value_name = "URL", value_parser = tracker_url)]
+    pub trackers: Vec<String>,
+    /// Ask no tracker
+    #[arg(long, conflicts_with = "trackers")]
+    pub no_tracker: bool,
+    /// Trust nothing that was kept: check every piece again before it is used
+    #[arg(long)]
+    pub verify: bool,
+    /// Connections at most from one address (swarms on one machine need more)
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, hide = true)]
+    pub max_per_address: usize,
+    /// How much to log: error, warn, info, debug, trace, or a filter such as info,btfs::net=debug
+    #[arg(long, value_name = "LEVEL", env = "BTFS_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// `btfs umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where it is mounted
+    pub mountpoint: PathBuf,
+}
+
+/// `btfs status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Only this mount [default: every mount and seed of this user]
+    pub mountpoint: Option<PathBuf>,
+    /// One JSON object a process and line
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every second until interrupted
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// `btfs demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Size of the larger file in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=512))]
+    pub size: u64,
+}
+
+/// What is fetched without a reader asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FillArg {
+    /// Only what is read, and read-ahead
+    None,
+    /// The rest of every file that was opened
+    File,
+    /// Everything
+    All,
+}
+
+impl From<FillArg> for Fill {
+    fn from(fill: FillArg) -> Self {
+        match fill {
+            FillArg::None => Self::None,
+            FillArg::File => Self::File,
+            FillArg::All => Self::All,
+        }
+    }
+}
+
+impl SwarmArgs {
+    /// The session that these options ask for. `None` as read timeout: reads wait for ever.
+    pub(crate) fn session_config(&self, read_timeout: Option<Duration>, fill: Fill) -> anyhow::Result<SessionConfig> {
+        let cache_dir = match &self.cache_dir {
+            Some(path) => std::path::absolute(path)?,
+            None => default_cache_dir()?,
+        };
+        Ok(SessionConfig {
+            cache_dir,
+            port: self.port.filter(|&port| port != 0),
+            bind: self.bind,
+            upload: !self.no_upload,
+            max_peers: self.max_peers.max(1),
+            read_timeout,
+            fill,
+            use_trackers: !self.no_tracker,
+            max_per_address: self.max_per_address.max(1),
+            recheck: self.verify,
+        })
+    }
+}
+
+/// A number of seconds, fractions allowed.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.trim_end_matches('s').parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    if !(0.0..=MAX_SECONDS).contains(&number) {
+        return Err(format!("expected 0 to {MAX_SECONDS} seconds"));
+    }
+    Ok(Duration::from_secs_f64(number))
+}
+
+/// The URL of a tracker that we can ask.
+pub(crate) fn tracker_url(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).map_err(|error| error.to_string())?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(text.to_owned()),
+        other => Err(format!("{other}: trackers are asked by http and https")),
+    }
+}
+
+fn default_cache_dir() -> anyhow::Result<PathBuf> {
+    super::paths::xdg("XDG_CACHE_HOME", ".cache")
+        .map(|path| path.join("btfs"))
+        .ok_or_else(|| anyhow::anyhow!("neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache-dir"))
+}
+
+/// About 31 years: more is a mistake.
+const MAX_SECONDS: f64 = 1e9;
+
+const LONG_ABOUT: &str = "btfs turns a torrent into a read-only directory. Any program can open its files: what it \
+reads is fetched from the swarm first, checked against the torrent's hashes and kept on disk. Like every peer it also \
+shares what it has (--no-upload turns that off).";
+
+const EXAMPLES: &str = "Examples:
+  btfs mount debian.torrent /mnt/debian     mount, and go on in the background
+  btfs status --watch                       what is being fetched, from whom, who waits
+  btfs umount /mnt/debian                   done
+  btfs create ~/films -o films.torrent -a https://tracker.example/announce
+  btfs seed films.torrent ~/films           share files that are here
+  btfs demo                                 see all of it work on this machine, in a few seconds";
+
+const MOUNT_EXAMPLES: &str = "Examples:
+  btfs mount film.torrent /mnt/film                    only what is read is fetched
+  btfs mount --fill all film.torrent /mnt/film         fetch the rest, too
+  btfs mount a.torrent b.torrent /mnt/both             several torrents in one mount
+  btfs mount -f --peer 192.0.2.7:6881 film.torrent m   in the foreground, with a peer you know
+  btfs mount -o ro,allow_other,uid=1000 film.torrent m mount(8)-style options
+
+It returns once the mount answers; it never waits for a peer. Unmount with `btfs umount` (or umount, fusermount3 -u).
+Logs: $XDG_STATE_HOME/btfs/ (~/.local/state/btfs/), under systemd the journal.";
+
+const SEED_EXAMPLES: &str = "Examples:
+  btfs seed films.torrent ~/films
+  btfs seed a.torrent ~/a b.torrent ~/b.iso --port 6881
+
+The files are opened read-only and checked once; later they are trusted as long as size, times and inode are the same.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_word_is_the_mountpoint() {
+        let Command::Mount(args) = parse("btfs mount a.torrent http://h/b.torrent /mnt/x -f").unwrap().command else {
+            panic!("not a mount");
+        };
+        assert_eq!(args.torrents, ["a.torrent", "http://h/b.torrent"]);
+        assert_eq!((args.mountpoint.to_str(), args.foreground), (Some("/mnt/x"), true));
+        assert_eq!((args.read_timeout.as_secs(), args.readahead.as_secs(), args.fill), (120, 15, FillArg::None));
+    }
+
+    #[test]
+    fn wrong_lines_are_usage_errors() {
+        for line in [
+            "btfs",
+            "btfs mount a.torrent",
+            "btfs mount a b --read-timeout soon",
+            "btfs mount a b --read-timeout -1",
+            "btfs mount a b --port 65536",
+            "btfs mount a b --peer nowhere",
+            "btfs mount a b --tracker udp://h:1/announce",
+            "btfs mount a b --tracker http://h/a --no-tracker",
+            "btfs mount a b --fill some",
+            "btfs seed a",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_explains_each_of_its_options() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Going on in the background, and the few system calls that the commands need.
+//!
+//! The fork comes before any thread exists. The child keeps the terminal until the mount answers, so that its errors
+//! are seen; then it lets go of it and the parent returns with the child's status, as mount(8) does.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Stdio;
+
+/// What a process is after [`fork`].
+pub(crate) enum Forked {
+    /// The one that was called: it has nothing to do but to end with this status.
+    Parent(i32),
+    /// The one that goes on.
+    Child(Ready),
+}
+
+/// The child's way to say that it is ready. Dropped without: the parent takes the child's exit status.
+pub(crate) struct Ready(File);
+
+/// Splits the process; the parent returns when the child is ready or has ended.
+///
+/// # Panics
+/// If there is a second thread: its locks would stay locked in the child.
+pub(crate) fn fork() -> io::Result<Forked> {
+    assert_eq!(std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count), 1, "fork before any thread");
+    let (mut from_child, to_parent) = pipe()?;
+    // SAFETY: there is one thread (asserted), so the child may do everything that the parent may.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(from_child);
+            Ok(Forked::Child(Ready(to_parent)))
+        }
+        child => {
+            drop(to_parent);
+            let mut status = [0];
+            match from_child.read_exact(&mut status) {
+                Ok(()) => Ok(Forked::Parent(i32::from(status[0]))),
+                Err(_) => Ok(Forked::Parent(wait(child))),
+            }
+        }
+    }
+}
+
+impl Ready {
+    /// Lets go of the terminal, the session and the standard streams, and sends the parent home with status 0.
+    pub(crate) fn tell(mut self) -> io::Result<()> {
+        // SAFETY: setsid takes no pointers; it fails for a group leader only, which a forked child is not.
+        unsafe { libc::setsid() };
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        for stream in 0..=2 {
+            // Pointed elsewhere and never closed: the FUSE device must not become one of them.
+            // SAFETY: both are valid descriptors.
+            if unsafe { libc::dup2(null.as_raw_fd(), stream) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // A parent that was killed meanwhile does not read this; that is no reason to end.
+        let _ = self.0.write_all(&[0]);
+        Ok(())
+    }
+}
+
+/// Takes a mount away from the tree without waiting for those who use it: umount2(2), else by fusermount3.
+pub(crate) fn detach_mount(mountpoint: &Path) -> io::Result<()> {
+    let path = CString::new(mountpoint.as_os_str().as_bytes())?;
+    // SAFETY: a valid NUL-terminated path.
+    if unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } == 0 {
+        return Ok(());
+    }
+    let refused = io::Error::last_os_error();
+    for helper in ["fusermount3", "fusermount"] {
+        let status = std::process::Command::new(helper)
+            .args(["-u", "-z", "--"])
+            .arg(mountpoint)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if status.is_ok_and(|status| status.success()) {
+            return Ok(());
+        }
+    }
+    Err(refused)
+}
+
+/// Makes hang-ups (the terminal goes away) harmless.
+pub(crate) fn ignore_hangup() {
+    // SAFETY: sets a disposition; no handler of ours runs.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+fn pipe() -> io::Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both are fresh and ours.
+    Ok(unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) })
+}
+
+/// The exit status of an ended child; a bug if it was killed by a signal of its own making.
+fn wait(child: libc::pid_t) -> i32 {
+    let mut status = 0;
+    loop {
+        // SAFETY: a child of ours and a valid pointer.
+        if unsafe { libc::waitpid(child, &mut status, 0) } == child {
+            break;
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return super::exit::FAILED;
+        }
+    }
+    match libc::WIFEXITED(status) {
+        // Ended well without ever having been ready: somebody stopped it.
+        true if libc::WEXITSTATUS(status) == 0 => super::exit::FAILED,
+        true => libc::WEXITSTATUS(status),
+        false if matches!(libc::WTERMSIG(status), libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) => super::exit::BUG,
+        false => super::exit::FAILED,
+    }
+}

@@ -1,0 +1,59 @@
+//! How the program ends: exit statuses, the one line of an error, and what a panic leaves behind.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// All is well.
+pub(crate) const OK: i32 = 0;
+/// What was asked for could not be done.
+pub(crate) const FAILED: i32 = 1;
+/// The command line makes no sense.
+pub(crate) const USAGE: i32 = 2;
+/// A bug of ours.
+pub(crate) const BUG: i32 = 101;
+
+/// A mistake on the command line that clap cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+/// Tells the user, in one line, and gives the exit status.
+pub(crate) fn report(error: &anyhow::Error) -> i32 {
+    let text = format!("{error:#}");
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    eprintln!("btfs: {}", line.trim_end());
+    if error.is::<UsageError>() { USAGE } else { FAILED }
+}
+
+/// The mount of this process, for the case that we cannot go on.
+static MOUNTED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Remembers (or forgets) what to detach when the program must end at once.
+pub(crate) fn set_mounted(mountpoint: Option<PathBuf>) {
+    if let Ok(mut mounted) = MOUNTED.lock() {
+        *mounted = mountpoint;
+    }
+}
+
+/// Detaches the mount, if there is one, without waiting for anybody, and ends the process.
+pub(crate) fn at_once(status: i32) -> ! {
+    if let Ok(mut mounted) = MOUNTED.try_lock()
+        && let Some(mountpoint) = mounted.take()
+    {
+        let _ = super::daemon::detach_mount(&mountpoint);
+    }
+    std::process::exit(status);
+}
+
+/// A panic is a bug. On the main thread nothing can go on: the mount is detached, so that nobody hangs in it. On any
+/// other thread the owner of that thread or task decides; the panic is logged.
+pub(crate) fn install_panic_hook() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        tracing::error!(panic = %panic, "this is a bug, please report it");
+        if std::thread::current().name() == Some("main") {
+            at_once(BUG);
+        }
+    }));
+}

@@ -1,0 +1,270 @@
+//! Where logs go: standard error in the foreground, a bounded file in the background, the journal under systemd. The
+//! last warnings are kept for `btfs status`.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use super::exit::UsageError;
+use crate::control::Warning;
+
+/// Where a process logs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Standard error.
+    Stderr,
+    /// This file, renamed to `.1` when it is full.
+    File(PathBuf),
+    /// systemd's journal.
+    Journal,
+}
+
+impl Target {
+    /// In the background: the journal if systemd started us, else a file named after `subject`. The directory is made.
+    pub(crate) fn background(subject: &str) -> anyhow::Result<Self> {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if set("INVOCATION_ID") && set("JOURNAL_STREAM") {
+            return Ok(Self::Journal);
+        }
+        let state = super::paths::xdg("XDG_STATE_HOME", ".local/state");
+        let directory = state.unwrap_or_else(|| PathBuf::from("/var/log")).join("btfs");
+        std::fs::create_dir_all(&directory).with_context(|| format!("log directory {}", directory.display()))?;
+        Ok(Self::File(directory.join(format!("btfs-{}.log", file_name(subject)))))
+    }
+
+    /// In the foreground: the journal if systemd started us, else standard error.
+    pub(crate) fn foreground() -> Self {
+        match std::env::var_os("JOURNAL_STREAM") {
+            Some(value) if !value.is_empty() && std::env::var_os("INVOCATION_ID").is_some() => Self::Journal,
+            _ => Self::Stderr,
+        }
+    }
+
+    /// For people; `None` where they see it anyway.
+    pub(crate) fn describe(&self) -> Option<String> {
+        match self {
+            Self::Stderr => None,
+            Self::File(path) => Some(path.display().to_string()),
+            Self::Journal => Some("the journal (journalctl -t btfs)".to_owned()),
+        }
+    }
+}
+
+/// The last warnings and errors of this process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LastWarnings(Arc<Mutex<VecDeque<Warning>>>);
+
+impl LastWarnings {
+    /// Oldest first.
+    pub(crate) fn list(&self) -> Vec<Warning> {
+        self.0.lock().map(|ring| ring.iter().cloned().collect()).unwrap_or_default()
+    }
+}
+
+/// Logging that has been started.
+#[derive(Debug)]
+pub(crate) struct Logging {
+    last: LastWarnings,
+    /// Held open, so that nobody mounts over it unnoticed.
+    directory: Option<File>,
+}
+
+impl Logging {
+    /// The last warnings, for status.
+    pub(crate) fn last_warnings(&self) -> LastWarnings {
+        self.last.clone()
+    }
+
+    /// Device and inode of the log directory.
+    pub(crate) fn directory(&self) -> Option<(u64, u64)> {
+        let meta = self.directory.as_ref()?.metadata().ok()?;
+        Some((meta.dev(), meta.ino()))
+    }
+}
+
+/// Starts logging. `filter` is a level or a list of `target=level`.
+pub(crate) fn start(filter: &str, target: &Target) -> anyhow::Result<Logging> {
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| UsageError(format!("--log {filter}: {error}")))?;
+    let last = LastWarnings::default();
+    let registry = tracing_subscriber::registry().with(filter).with(last.clone());
+    let mut directory = None;
+    match target {
+        Target::Stderr => registry.with(fmt::layer().with_writer(|| Terminal).with_target(false)).try_init()?,
+        Target::Journal => {
+            let layer = tracing_journald::layer().context("systemd's journal")?;
+            registry.with(layer.with_syslog_identifier("btfs".to_owned())).try_init()?;
+        }
+        Target::File(path) => {
+            let file = Arc::new(RotatingFile::open(path).with_context(|| format!("log file {}", path.display()))?);
+            registry.with(fmt::layer().with_ansi(false).with_writer(move || Shared(file.clone()))).try_init()?;
+            directory = path.parent().and_then(|parent| File::open(parent).ok());
+        }
+    }
+    Ok(Logging { last, directory })
+}
+
+/// The live line on the terminal, while there is one: log lines must not tear it.
+pub(crate) static LIVE_LINE: OnceLock<indicatif::ProgressBar> = OnceLock::new();
+
+struct Terminal;
+
+impl Write for Terminal {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match LIVE_LINE.get() {
+            Some(line) => line.suspend(|| io::stderr().write_all(bytes))?,
+            None => io::stderr().write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+struct Shared(Arc<RotatingFile>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.append(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A log file of at most [`MAX_LOG_BYTES`], and the one before it.
+struct RotatingFile {
+    path: PathBuf,
+    open: Mutex<(File, u64)>,
+}
+
+impl RotatingFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = append(path)?;
+        let length = file.metadata()?.len();
+        Ok(Self { path: path.to_path_buf(), open: Mutex::new((file, length)) })
+    }
+
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut open = self.open.lock().map_err(|_| io::ErrorKind::Other)?;
+        if open.1 + bytes.len() as u64 > MAX_LOG_BYTES {
+            std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            *open = (append(&self.path)?, 0);
+        }
+        open.0.write_all(bytes)?;
+        open.1 += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).mode(0o600).open(path)
+}
+
+impl<S: Subscriber> Layer<S> for LastWarnings {
+    fn on_event(&self, event: &Event<'_>, _: LayerContext<'_, S>) {
+        let level = *event.metadata().level();
+        if level > Level::WARN {
+            return;
+        }
+        let mut text = Text::default();
+        event.record(&mut text);
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let warning = Warning { at, level: level.to_string(), text: text.finish() };
+        if let Ok(mut ring) = self.0.lock() {
+            if ring.len() == MAX_WARNINGS {
+                ring.pop_front();
+            }
+            ring.push_back(warning);
+        }
+    }
+}
+
+/// An event as one line: the message, then its fields.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Text {
+    fn finish(mut self) -> String {
+        self.message.push_str(&self.fields);
+        let mut safe: String = self.message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if let Some((end, _)) = safe.char_indices().nth(MAX_WARNING_CHARS) {
+            safe.truncate(end);
+        }
+        safe
+    }
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+}
+
+/// A path or hash as part of a file's name: short, and nothing but plain characters.
+fn file_name(subject: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
+    let name: String = subject.trim_matches('/').chars().map(plain).collect();
+    // The end of a path tells more than its beginning.
+    let start = name.len().saturating_sub(MAX_NAME_BYTES);
+    if name.is_empty() { "root".to_owned() } else { name[start..].to_owned() }
+}
+
+const MAX_LOG_BYTES: u64 = 4 << 20;
+const MAX_WARNINGS: usize = 20;
+const MAX_WARNING_CHARS: usize = 400;
+const MAX_NAME_BYTES: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_files_are_bounded_and_named_after_the_mount() {
+        assert_eq!(file_name("/mnt/my films"), "mnt-my-films");
+        assert_eq!(file_name("/"), "root");
+        assert_eq!(file_name(&"é".repeat(300)).len(), MAX_NAME_BYTES);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("btfs-x.log");
+        let file = RotatingFile::open(&path).unwrap();
+        let line = vec![b'x'; 1 << 20];
+        (0..11).for_each(|_| file.append(&line).unwrap());
+        let sizes = ["btfs-x.log", "btfs-x.log.1"].map(|name| directory.path().join(name).metadata().unwrap().len());
+        assert_eq!(sizes, [3 << 20, 4 << 20]);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_last_warnings_are_kept_with_their_fields_in_one_line() {
+        let last = LastWarnings::default();
+        let subscriber = tracing_subscriber::registry().with(last.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("nobody needs this");
+            (0..30).for_each(|number| tracing::warn!(number, reason = %"a\x1b[2Jb\nc", "the disk is full"));
+        });
+        let list = last.list();
+        assert_eq!((list.len(), list[0].level.as_str()), (MAX_WARNINGS, "WARN"));
+        assert_eq!(list[19].text, "the disk is full number=29 reason=a [2Jb c");
+    }
+}

@@ -1,0 +1,142 @@
+//! `btfs mount`: returns when the mount answers and goes on in the background, or stays (`-f`).
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::args::MountArgs;
+use super::process::{Parts, Process};
+use super::torrents::{self, Named};
+use super::{daemon, exit, logging, mountpoint, options, text};
+use crate::base::size::Bytes;
+use crate::fs::{Mount, MountConfig, prepare_mountpoint};
+use crate::net::{AddTorrent, SessionConfig};
+use crate::proto::metainfo::{EntryKind, Metainfo};
+
+/// Mounts. Returns in the process that was called; the one that serves the mount ends by itself.
+pub(crate) fn run(mut args: MountArgs) -> anyhow::Result<i32> {
+    options::apply(&mut args)?;
+    // Judged before there is a process, a port or a directory.
+    let named = args.torrents.iter().map(|name| torrents::load(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let parsed: Vec<_> = named.iter().filter_map(parsed).collect();
+    torrents::refuse_twins(&parsed)?;
+    let read_timeout = Some(args.read_timeout).filter(|timeout| !timeout.is_zero());
+    let session = args.swarm.session_config(read_timeout, args.fill.into())?;
+    args.mountpoint = std::path::absolute(&args.mountpoint)?;
+    if args.foreground {
+        return serve(&args, named, session, None);
+    }
+    match daemon::fork()? {
+        daemon::Forked::Parent(status) => Ok(status),
+        daemon::Forked::Child(ready) => serve(&args, named, session, Some(ready)),
+    }
+}
+
+/// Serves the mount until it ends; returns only when it could not be started.
+fn serve(
+    args: &MountArgs,
+    named: Vec<Named>,
+    session: SessionConfig,
+    ready: Option<daemon::Ready>,
+) -> anyhow::Result<i32> {
+    let background = ready.is_some();
+    let target = match background {
+        true => logging::Target::background(&mountpoint::text(&args.mountpoint))?,
+        false => logging::Target::foreground(),
+    };
+    let logging = logging::start(&args.swarm.log, &target)?;
+    // Nothing of ours may be looked up by a path inside our own mount.
+    std::env::set_current_dir("/")?;
+    let mut process = Process::start(background)?;
+    let torrents = process.resolve(named)?;
+    let mountpoint = prepare_mountpoint(&args.mountpoint)?;
+    refuse_cache_inside(&session.cache_dir, &mountpoint)?;
+    let upload = session.upload;
+    let session = process.session(session)?;
+    let started = (|| {
+        let mut avoid = Vec::from_iter(logging.directory());
+        for metainfo in &torrents {
+            let torrent = session.add(AddTorrent {
+                metainfo: metainfo.clone(),
+                data: None,
+                peers: args.swarm.peers.clone(),
+                trackers: args.swarm.trackers.clone(),
+            })?;
+            avoid.extend(torrent.store().directories());
+        }
+        let config = MountConfig {
+            mountpoint: mountpoint.clone(),
+            allow_other: args.allow_other,
+            uid: args.uid,
+            gid: args.gid,
+            readahead: args.readahead,
+            options: args.options.clone(),
+        };
+        Ok(Mount::start(config, &session.torrents(), &avoid)?)
+    })();
+    let mount = match started {
+        Ok(mount) => mount,
+        Err(error) => {
+            session.shutdown();
+            return Err(error);
+        }
+    };
+    exit::set_mounted(Some(mountpoint.clone()));
+    let parts = Parts {
+        session,
+        mount: Some(mount),
+        mountpoint: Some(mountpoint.clone()),
+        warnings: logging.last_warnings(),
+        log: target.describe(),
+    };
+    let running = process.run("mount", parts);
+    tracing::info!(mountpoint = %mountpoint.display(), torrents = torrents.len(), "mounted");
+    announce(&torrents, &mountpoint, upload);
+    if let Some(ready) = ready {
+        ready.tell()?;
+    }
+    running.until_end(!background)
+}
+
+/// What is mounted where, and that it shares.
+fn announce(torrents: &[Arc<Metainfo>], mountpoint: &Path, upload: bool) {
+    let place = text::safe(mountpoint::text(mountpoint));
+    match torrents {
+        [torrent] => {
+            let files = torrent.entries.iter().filter(|entry| !matches!(entry.kind, EntryKind::Padding)).count();
+            let size = Bytes(torrent.layout.total_bytes());
+            let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+            println!("mounted {} ({size}, {files}) at {place}", text::safe(&torrent.name));
+        }
+        torrents => {
+            let size = Bytes(torrents.iter().map(|torrent| torrent.layout.total_bytes()).sum());
+            println!("mounted {} torrents ({size}) at {place}", torrents.len());
+        }
+    }
+    match upload {
+        true => println!("while mounted, what was fetched is shared with other peers; --no-upload turns that off"),
+        false => println!("nothing is shared with other peers (--no-upload)"),
+    }
+}
+
+/// Refuses a cache directory that would lie below the mount, before it is made.
+fn refuse_cache_inside(cache: &Path, mountpoint: &Path) -> anyhow::Result<()> {
+    let inside = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let own = std::fs::metadata(mountpoint).map(inside)?;
+    let existing = cache.ancestors().filter_map(|path| std::fs::metadata(path).ok().map(inside));
+    if existing.into_iter().any(|directory| directory == own) {
+        anyhow::bail!(
+            "{}: the cache {} would lie inside the mount: name another one with --cache-dir",
+            mountpoint.display(),
+            cache.display()
+        );
+    }
+    Ok(())
+}
+
+fn parsed(named: &Named) -> Option<Arc<Metainfo>> {
+    match named {
+        Named::Parsed(metainfo) => Some(metainfo.clone()),
+        Named::Url(_) => None,
+    }
+}

@@ -1,0 +1,146 @@
+//! `-o` as mount(8) has it: translated to the command's own options, so that both mean the same.
+
+use super::args::{MountArgs, seconds, tracker_url};
+use super::exit::UsageError;
+
+/// Applies every `-o` of `args` to it. What is left in `args.options` is for the kernel or the FUSE library.
+///
+/// # Errors
+/// [`UsageError`] naming an option that is unknown or has a wrong value.
+pub(crate) fn apply(args: &mut MountArgs) -> Result<(), UsageError> {
+    let given = std::mem::take(&mut args.options);
+    for option in given.iter().flat_map(|list| split(list)) {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option.as_str(), None),
+        };
+        apply_one(args, name, value).map_err(|reason| UsageError(format!("option {option}: {reason}")))?;
+    }
+    if args.swarm.no_tracker && !args.swarm.trackers.is_empty() {
+        return Err(UsageError("no_tracker and a tracker exclude each other".to_owned()));
+    }
+    Ok(())
+}
+
+fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<(), String> {
+    let swarm = &mut args.swarm;
+    match (name, value) {
+        ("" | "defaults" | "ro" | "auto" | "noauto" | "nofail" | "_netdev", None) => {}
+        // mount(8) hands `rw` to every helper that was not told otherwise; the mount is read-only all the same.
+        (
+            "rw" | "user" | "nouser" | "users" | "owner" | "group" | "dev" | "suid" | "exec" | "default_permissions",
+            None,
+        ) => {}
+        (
+            "nodev" | "nosuid" | "noatime" | "atime" | "relatime" | "norelatime" | "strictatime" | "async" | "sync",
+            None,
+        ) => {}
+        (name, _) if name.starts_with("x-") || name == "comment" => {}
+        ("noexec" | "dirsync", None) => args.options.push(name.to_owned()),
+        (
+            "fsname" | "subtype" | "max_read" | "blksize" | "context" | "fscontext" | "defcontext" | "rootcontext",
+            Some(value),
+        ) => {
+            args.options.push(format!("{name}={value}"));
+        }
+        ("allow_other", None) => args.allow_other = true,
+        ("uid", Some(value)) => args.uid = Some(number(value)?),
+        ("gid", Some(value)) => args.gid = Some(number(value)?),
+        ("read_timeout", Some(value)) => args.read_timeout = seconds(value)?,
+        ("readahead", Some(value)) => args.readahead = seconds(value)?,
+        ("fill", Some(value)) => args.fill = clap::ValueEnum::from_str(value, false)?,
+        ("cache_dir", Some(value)) => swarm.cache_dir = Some(value.into()),
+        ("port", Some(value)) => swarm.port = Some(number(value)?),
+        ("bind", Some(value)) => swarm.bind = Some(number(value)?),
+        ("max_peers", Some(value)) => swarm.max_peers = number(value)?,
+        ("max_per_address", Some(value)) => swarm.max_per_address = number(value)?,
+        ("peer", Some(value)) => swarm.peers.push(number(value)?),
+        ("tracker", Some(value)) => swarm.trackers.push(tracker_url(value)?),
+        ("log", Some(value)) => swarm.log = value.to_owned(),
+        ("no_upload", None) => swarm.no_upload = true,
+        ("no_tracker", None) => swarm.no_tracker = true,
+        ("verify", None) => swarm.verify = true,
+        (name, value) => {
+            return Err(match (is_known(name), value) {
+                (true, None) => "needs a value".to_owned(),
+                (true, Some(_)) => "takes no value".to_owned(),
+                (false, _) => "unknown".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Splits at commas; `\,` is a comma inside a value, as fstab(5) users expect of FUSE file systems.
+fn split(list: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut chars = list.chars().peekable();
+    while let Some(c) = chars.next() {
+        let last = options.last_mut().expect("one from the start");
+        match c {
+            '\\' if matches!(chars.peek(), Some(',' | '\\')) => last.extend(chars.next()),
+            ',' => options.push(String::new()),
+            c => last.push(c),
+        }
+    }
+    options
+}
+
+fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn is_known(name: &str) -> bool {
+    let with_value =
+        ["uid", "gid", "read_timeout", "readahead", "fill", "cache_dir", "port", "bind", "max_peers", "peer"];
+    let without = ["ro", "noexec", "allow_other", "no_upload", "no_tracker", "verify", "nofail", "noauto", "user"];
+    with_value.contains(&name) || without.contains(&name) || name == "tracker" || name == "log"
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
+    use super::*;
+
+    fn mount(options: &str) -> Result<MountArgs, UsageError> {
+        let cli = Cli::try_parse_from(["btfs", "mount", "a.torrent", "/m", "-o", options]).unwrap();
+        let Command::Mount(mut args) = cli.command else { panic!("not a mount") };
+        apply(&mut args).map(|()| *args)
+    }
+
+    #[test]
+    fn options_mean_what_the_flags_mean() {
+        let args = mount(
+            "ro,nodev,noexec,allow_other,uid=7,gid=8,cache_dir=/a\\,b,read_timeout=0,fill=all,peer=127.0.0.1:5,port=9,\
+             no_upload,tracker=http://h/announce",
+        )
+        .unwrap();
+        assert_eq!((args.allow_other, args.uid, args.gid), (true, Some(7), Some(8)));
+        assert_eq!(args.options, ["noexec"]);
+        let swarm = args.swarm;
+        assert_eq!(swarm.cache_dir.unwrap().to_str(), Some("/a,b"));
+        assert_eq!((args.read_timeout.as_secs(), swarm.port, swarm.no_upload), (0, Some(9), true));
+        assert_eq!((swarm.peers.len(), swarm.trackers.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_mount_8_and_fstab_add_is_ignored() {
+        let args = mount("rw,_netdev,nofail,noauto,user,x-systemd.automount,x-gvfs-name=a,defaults,,relatime").unwrap();
+        assert_eq!((args.options.len(), args.allow_other), (0, false));
+    }
+
+    #[test]
+    fn unknown_options_and_values_are_named() {
+        for (options, said) in [
+            ("ro,colour=red", "option colour=red: unknown"),
+            ("uid", "option uid: needs a value"),
+            ("ro=1", "option ro=1: takes no value"),
+            ("uid=root", "option uid=root: invalid digit found in string"),
+            ("no_tracker,tracker=http://h/a", "no_tracker and a tracker exclude each other"),
+        ] {
+            assert_eq!(mount(options).unwrap_err().to_string(), said);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Where a user's things lie, and who the user is.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The directory that an XDG variable names, or its default below the home directory; `None` without either.
+/// Relative values are ignored, as the XDG base directory specification demands.
+pub(crate) fn xdg(variable: &str, default: &str) -> Option<PathBuf> {
+    let absolute = |value: &OsStr| Path::new(value).is_absolute().then(|| PathBuf::from(value));
+    std::env::var_os(variable)
+        .and_then(|value| absolute(&value))
+        .or_else(|| std::env::var_os("HOME").and_then(|home| absolute(&home)).map(|home| home.join(default)))
+}
+
+/// Who we are: effective user and group id.
+pub(crate) fn who() -> (u32, u32) {
+    // The owner of /proc/self is the effective user; no unsafe call needed.
+    std::fs::metadata("/proc/self").map_or((0, 0), |meta| (meta.uid(), meta.gid()))
+}
+
+/// Where control sockets may lie, the first that works being ours: the user's runtime directory, /run for root, a
+/// directory below /tmp for a user without either.
+pub(crate) fn control_directories() -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        directories.push(runtime.join("btfs"));
+    }
+    let (uid, _) = who();
+    directories.push(if uid == 0 { PathBuf::from("/run/btfs") } else { PathBuf::from(format!("/tmp/btfs-{uid}")) });
+    directories
+}

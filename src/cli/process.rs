@@ -1,0 +1,249 @@
+//! What mounts and seeds have in common: the runtime, signals, the control socket, the orderly end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::logging::LastWarnings;
+use super::torrents::{self, Named};
+use super::{daemon, exit, live, paths};
+use crate::control::{Control, StatusSource, Warning, prepare_directory};
+use crate::fs::Mount;
+use crate::net::{Session, SessionConfig, TorrentHandle};
+use crate::proto::metainfo::Metainfo;
+
+/// Why a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// SIGTERM, SIGINT, or the terminal went away.
+    Signal,
+    /// `btfs umount`.
+    Asked,
+    /// Somebody else unmounted.
+    Unmounted,
+}
+
+/// A process with a swarm, before its session exists.
+pub(crate) struct Process {
+    runtime: Runtime,
+    ends: mpsc::UnboundedReceiver<End>,
+    end: mpsc::UnboundedSender<End>,
+    started: Instant,
+}
+
+impl Process {
+    /// Starts the runtime and catches the signals; the second one ends the process at once.
+    pub(crate) fn start(background: bool) -> anyhow::Result<Self> {
+        let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(workers)
+            .thread_name("tokio")
+            .enable_all()
+            .build()
+            .context("threads")?;
+        // Unbounded: a few signals, one umount, one end of the mount; a flood of requests is held back by the socket.
+        let (end, ends) = mpsc::unbounded_channel();
+        let _guard = runtime.enter();
+        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+        if background {
+            daemon::ignore_hangup();
+        } else {
+            kinds.push(SignalKind::hangup());
+        }
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        for kind in kinds {
+            let (mut signals, end, count) = (signal(kind)?, end.clone(), count.clone());
+            runtime.spawn(async move {
+                while signals.recv().await.is_some() {
+                    if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0 {
+                        exit::at_once(exit::FAILED);
+                    }
+                    let _ = end.send(End::Signal);
+                }
+            });
+        }
+        drop(_guard);
+        Ok(Self { runtime, ends, end, started: Instant::now() })
+    }
+
+    /// Fetches what was named by a URL, in order.
+    pub(crate) fn resolve(&mut self, named: Vec<Named>) -> anyhow::Result<Vec<Arc<Metainfo>>> {
+        let mut torrents = Vec::with_capacity(named.len());
+        for one in named {
+            torrents.push(match one {
+                Named::Parsed(metainfo) => metainfo,
+                Named::Url(url) => {
+                    let fetched = self.runtime.block_on(async {
+                        tokio::select! {
+                            fetched = torrents::fetch(&url) => fetched,
+                            _ = self.ends.recv() => Err(anyhow::anyhow!("interrupted")),
+                        }
+                    })?;
+                    torrents::parse(&url, &fetched)?
+                }
+            });
+        }
+        torrents::refuse_twins(&torrents)?;
+        Ok(torrents)
+    }
+
+    /// The runtime.
+    pub(crate) fn runtime(&self) -> &tokio::runtime::Handle {
+        self.runtime.handle()
+    }
+
+    /// Opens ports and cache.
+    pub(crate) fn session(&self, config: SessionConfig) -> anyhow::Result<Session> {
+        Ok(Session::start(config, self.runtime().clone())?)
+    }
+
+    /// Everything is up: opens the control socket and watches the mount.
+    pub(crate) fn run(self, command: &'static str, parts: Parts) -> Running {
+        let Parts { session, mount, mountpoint, warnings, log } = parts;
+        let mount = mount.map(Arc::new);
+        let source = Arc::new(StatusSource {
+            session,
+            mount: mount.clone(),
+            mountpoint,
+            command,
+            started: self.started,
+            log,
+            warnings: Box::new(move || -> Vec<Warning> { warnings.list() }),
+        });
+        if let Some(mount) = mount {
+            let end = self.end.clone();
+            let watcher = std::thread::Builder::new().name("unmounted".into()).spawn(move || {
+                mount.wait_unmounted();
+                let _ = end.send(End::Unmounted);
+            });
+            if let Err(error) = watcher {
+                tracing::warn!(%error, "cannot watch the mount");
+            }
+        }
+        let control = match self.control(&source) {
+            Ok(control) => Some(control),
+            Err(error) => {
+                tracing::warn!("no control socket, so no `btfs status`: {error:#}");
+                None
+            }
+        };
+        if let Some(control) = &control {
+            let mountpoint = source.mountpoint.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+            let text =
+                format!("pid {}\nmount {mountpoint}\ncontrol {}\n", std::process::id(), control.path().display());
+            for torrent in source.session.torrents() {
+                let _ = torrent.store().describe_owner(&text);
+            }
+        }
+        Running { process: self, source, control }
+    }
+
+    fn control(&self, source: &Arc<StatusSource>) -> anyhow::Result<Control> {
+        let (uid, _) = paths::who();
+        let mut problem = anyhow::anyhow!("no directory for it");
+        for directory in paths::control_directories() {
+            let (source, end) = (source.clone(), self.end.clone());
+            let started = prepare_directory(&directory, uid).and_then(|()| {
+                let umount = move || _ = end.send(End::Asked);
+                Control::start(&directory, self.runtime.handle(), move |files| source.collect(files), umount)
+            });
+            match started {
+                Ok(control) => return Ok(control),
+                Err(error) => problem = anyhow::Error::new(error).context(directory.display().to_string()),
+            }
+        }
+        Err(problem)
+    }
+}
+
+/// What a process is made of.
+pub(crate) struct Parts {
+    /// Its swarms.
+    pub(crate) session: Session,
+    /// Its mount.
+    pub(crate) mount: Option<Mount>,
+    /// Where.
+    pub(crate) mountpoint: Option<PathBuf>,
+    /// What went wrong lately.
+    pub(crate) warnings: LastWarnings,
+    /// Where it logs to.
+    pub(crate) log: Option<String>,
+}
+
+/// A process that is up.
+pub(crate) struct Running {
+    process: Process,
+    source: Arc<StatusSource>,
+    control: Option<Control>,
+}
+
+impl Running {
+    /// Its torrents.
+    pub(crate) fn torrents(&self) -> Vec<TorrentHandle> {
+        self.source.session.torrents()
+    }
+
+    /// What it is doing.
+    pub(crate) fn source(&self) -> &Arc<StatusSource> {
+        &self.source
+    }
+
+    /// Waits at most this long for a reason to end.
+    pub(crate) fn wait(&mut self, patience: Duration) -> Option<End> {
+        let ends = &mut self.process.ends;
+        self.process.runtime.block_on(async { tokio::time::timeout(patience, ends.recv()).await.ok().flatten() })
+    }
+
+    /// Waits for a reason to end, with a live line on a terminal if `live`; then ends in order. Does not return.
+    pub(crate) fn until_end(mut self, live: bool) -> ! {
+        let line = live.then(live::Line::start).flatten();
+        let end = loop {
+            let patience = if line.is_some() { live::PERIOD } else { Duration::from_secs(3600) };
+            if let Some(end) = self.wait(patience) {
+                break end;
+            }
+            if let Some(line) = &line {
+                line.show(&self.source.collect(0));
+            }
+        };
+        if let Some(line) = &line {
+            line.clear();
+        }
+        self.end(end)
+    }
+
+    /// Fails waiting reads, unmounts, says `stopped`, and ends the process within 5 s.
+    pub(crate) fn end(mut self, end: End) -> ! {
+        tracing::info!(reason = ?end, "ending");
+        let hurry = std::thread::Builder::new().name("hurry".into()).spawn(|| {
+            std::thread::sleep(LONGEST_END);
+            tracing::warn!("ending took too long");
+            exit::at_once(exit::OK);
+        });
+        drop(hurry);
+        // The swarm is left while the kernel lets go of the mount, which may wait for open files.
+        let session = self.source.session.clone();
+        if let Some(mount) = self.source.mount.clone() {
+            let (done, unmounted) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                mount.unmount();
+                let _ = done.send(());
+            });
+            let _ = unmounted.recv_timeout(UNMOUNT_ALONE);
+        }
+        session.shutdown();
+        exit::set_mounted(None);
+        self.control.take();
+        std::process::exit(exit::OK);
+    }
+}
+
+/// Promised: 5 s from the request to the end.
+const LONGEST_END: Duration = Duration::from_millis(4700);
+/// After this long the session ends beside an unmount that takes its time.
+const UNMOUNT_ALONE: Duration = Duration::from_millis(1200);

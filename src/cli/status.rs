@@ -1,0 +1,243 @@
+//! `btfs status`: what the running mounts and seeds are doing.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::args::StatusArgs;
+use super::text::{safe, shorten};
+use super::{exit, mountpoint, paths};
+use crate::base::size::{Bytes, Span};
+use crate::control::{Request, Status, TorrentStatus, ask, sockets};
+
+/// Shows it, once or until interrupted.
+pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<i32> {
+    let wanted = match &args.mountpoint {
+        Some(path) => match mountpoint::find(path)? {
+            Some(mount) => Some(mount.path),
+            None => bail!("{}: no btfs mount", path.display()),
+        },
+        None => None,
+    };
+    loop {
+        let found = collect(wanted.as_deref());
+        if let (Some(path), true) = (&wanted, found.is_empty()) {
+            bail!("{}: the process of this mount does not answer", path.display());
+        }
+        let text = render(&found, args.json)?;
+        let mut out = std::io::stdout().lock();
+        if args.watch && !args.json && out.is_terminal() {
+            // Home, then clear what is below: less flicker than clearing first.
+            write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
+        } else {
+            out.write_all(text.as_bytes())?;
+        }
+        match out.flush() {
+            // Whoever read this has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(exit::OK),
+            done => done?,
+        }
+        drop(out);
+        if !args.watch {
+            return Ok(exit::OK);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// The process that serves this mount: its socket and its status without files.
+pub(super) fn find(mountpoint: &Path) -> Option<(PathBuf, Status)> {
+    let wanted = mountpoint::text(mountpoint);
+    let asked = sockets(&paths::control_directories()).into_iter().filter_map(|socket| {
+        let (response, _) = ask(&socket, &Request::Status { files: 0 }, PATIENCE).ok()?;
+        Some((socket, response.status?))
+    });
+    // Stacked mounts: the one that still has it.
+    asked.filter(|(_, status)| status.mountpoint.as_ref() == Some(&wanted)).max_by_key(|(_, status)| status.mounted)
+}
+
+fn collect(wanted: Option<&Path>) -> Vec<Status> {
+    let wanted = wanted.map(mountpoint::text);
+    let asked = sockets(&paths::control_directories()).into_iter().filter_map(|socket| {
+        ask(&socket, &Request::Status { files: 1000 }, PATIENCE).ok().and_then(|(response, _)| response.status)
+    });
+    asked.filter(|status| wanted.is_none() || status.mountpoint == wanted).collect()
+}
+
+fn render(found: &[Status], json: bool) -> anyhow::Result<String> {
+    let mut text = String::new();
+    if json {
+        for status in found {
+            writeln!(text, "{}", serde_json::to_string(status)?)?;
+        }
+        return Ok(text);
+    }
+    if found.is_empty() {
+        text.push_str("no btfs mount or seed of yours is running\n");
+    }
+    for (at, status) in found.iter().enumerate() {
+        if at > 0 {
+            text.push('\n');
+        }
+        text.push_str(&human(status));
+    }
+    Ok(text)
+}
+
+/// One process, for people.
+pub(crate) fn human(status: &Status) -> String {
+    let mut text = String::new();
+    let place = match &status.mountpoint {
+        Some(path) => format!("{} at {}", status.command, safe(path)),
+        None => status.command.clone(),
+    };
+    let up = Span(Duration::from_secs(status.uptime_seconds));
+    let _ = writeln!(text, "{place}   pid {}, port {}, up {up}", status.pid, status.port);
+    for torrent in &status.torrents {
+        torrent_lines(&mut text, torrent);
+    }
+    if !status.warnings.is_empty() {
+        let _ = writeln!(text, "  last warnings");
+        for warning in status.warnings.iter().rev().take(SHOWN_WARNINGS).rev() {
+            let ago = now().saturating_sub(warning.at);
+            let _ = writeln!(text, "    {} ago: {}", Span(Duration::from_secs(ago)), safe(&warning.text));
+        }
+    }
+    if let Some(log) = &status.log {
+        let _ = writeln!(text, "  log        {}", safe(log));
+    }
+    text
+}
+
+fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
+    let _ = writeln!(text, "\n  {}   {}", safe(&torrent.name), torrent.info_hash);
+    if !torrent.responding {
+        let _ = writeln!(text, "    it does not answer");
+        return;
+    }
+    let unchecked = match torrent.unchecked_pieces {
+        0 => String::new(),
+        pieces => format!(", {pieces} pieces to be checked"),
+    };
+    let _ = writeln!(
+        text,
+        "    progress   {} {:.1} %  {} of {}, {} of {} pieces of {}{unchecked}",
+        bar(torrent.progress, 20),
+        floor_percent(torrent.progress),
+        Bytes(torrent.have_bytes),
+        Bytes(torrent.total_bytes),
+        torrent.have_pieces,
+        torrent.pieces,
+        Bytes(u64::from(torrent.piece_bytes)),
+    );
+    let ratio = torrent.ratio.map(|ratio| format!(", ratio {ratio:.2}")).unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "    traffic    ↓ {}/s  ↑ {}/s   down {}, up {}, wasted {}{ratio}",
+        Bytes(torrent.download_rate),
+        Bytes(torrent.upload_rate),
+        Bytes(torrent.downloaded_bytes),
+        Bytes(torrent.uploaded_bytes),
+        Bytes(torrent.wasted_bytes),
+    );
+    let _ = writeln!(text, "    cache      {} in {}", Bytes(torrent.cache_bytes), safe(&torrent.cache));
+    if torrent.corrupt_pieces + torrent.repaired_pieces > 0 {
+        let (corrupt, repaired) = (torrent.corrupt_pieces, torrent.repaired_pieces);
+        let _ = writeln!(text, "    damage     {corrupt} corrupt pieces received, {repaired} repaired on disk");
+    }
+    if let Some(error) = &torrent.disk_error {
+        let _ = writeln!(text, "    disk       {}", safe(error));
+    }
+    for read in &torrent.reads {
+        let _ = writeln!(
+            text,
+            "    waiting    {:.1} s for piece {} of {}: {}",
+            read.waiting_seconds,
+            read.first_piece,
+            safe(&read.file),
+            read.waiting_for
+        );
+    }
+    for tracker in &torrent.trackers {
+        let state = match (tracker.announcing, tracker.working) {
+            (true, _) => "announcing",
+            (false, true) => "works",
+            (false, false) if tracker.message.is_some() => "fails",
+            (false, false) => "not asked yet",
+        };
+        let _ = write!(text, "    tracker    {}  {state}", safe(&tracker.url));
+        if let (Some(seeds), Some(leechers)) = (tracker.seeds, tracker.leechers) {
+            let _ = write!(text, ", {seeds} seeds, {leechers} leechers");
+        }
+        if let Some(next) = tracker.next_announce_seconds {
+            let _ = write!(text, ", again in {}", Span(Duration::from_secs(next)));
+        }
+        if let Some(message) = &tracker.message {
+            let _ = write!(text, ": {}", safe(message));
+        }
+        text.push('\n');
+    }
+    peer_lines(text, torrent);
+    file_lines(text, torrent);
+}
+
+fn peer_lines(text: &mut String, torrent: &TorrentStatus) {
+    let banned = if torrent.banned > 0 { format!(", {} banned", torrent.banned) } else { String::new() };
+    let _ =
+        writeln!(text, "    peers      {} connected, {} more known{banned}", torrent.peers.len(), torrent.candidates);
+    for peer in &torrent.peers {
+        let _ = writeln!(
+            text,
+            "      {:<22} {:<22} {:>5.1} %  ↓ {:>10}/s  ↑ {:>10}/s  {}",
+            peer.addr,
+            shorten(&safe(&peer.client), 22),
+            floor_percent(peer.progress),
+            Bytes(peer.download_rate),
+            Bytes(peer.upload_rate),
+            peer.doing
+        );
+    }
+}
+
+fn file_lines(text: &mut String, torrent: &TorrentStatus) {
+    let _ = writeln!(text, "    files      {}", torrent.files_total);
+    // Those with something in them first: of many files few are touched.
+    let mut files: Vec<_> = torrent.files.iter().collect();
+    files.sort_by_key(|file| file.have_bytes == 0);
+    for file in files.iter().take(SHOWN_FILES) {
+        let progress = if file.bytes == 0 { 1.0 } else { file.have_bytes as f64 / file.bytes as f64 };
+        let _ = writeln!(
+            text,
+            "      {} {:>5.1} % of {:>9}  {}",
+            bar(progress, 10),
+            floor_percent(progress),
+            Bytes(file.bytes),
+            safe(&file.path)
+        );
+    }
+    if torrent.files_total > SHOWN_FILES {
+        let _ = writeln!(text, "      ... and {} more", torrent.files_total - SHOWN_FILES.min(files.len()));
+    }
+}
+
+/// 100 % only when nothing is missing.
+fn floor_percent(progress: f64) -> f64 {
+    (progress * 1000.0).floor() / 10.0
+}
+
+fn bar(progress: f64, width: usize) -> String {
+    let full = (progress.clamp(0.0, 1.0) * width as f64).floor() as usize;
+    format!("{}{}", "█".repeat(full), "░".repeat(width - full))
+}
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A process that does not answer in this time is suspended, or lost.
+const PATIENCE: Duration = Duration::from_secs(3);
+const SHOWN_WARNINGS: usize = 8;
+const SHOWN_FILES: usize = 20;
