@@ -8,6 +8,8 @@ use super::{PeerKey, Ticket, TrackerId};
 use crate::base::PieceIndex;
 use crate::proto::wire::Message;
 
+pub use crate::proto::announce::AnnounceEvent;
+
 /// One thing to do, in order.
 #[derive(Debug)]
 pub enum Effect {
@@ -124,17 +126,4 @@ pub struct Announcement {
     pub numwant: u32,
     /// What the tracker gave us last time to send back.
     pub tracker_id: Option<Vec<u8>>,
-}
-
-/// Why we announce (BEP 3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnnounceEvent {
-    /// The interval has passed.
-    Periodic,
-    /// First announce to this tracker.
-    Started,
-    /// The torrent has become complete.
-    Completed,
-    /// We leave.
-    Stopped,
 }
