@@ -1,0 +1,39 @@
+//! What must hold, by name.
+
+mod faults;
+mod liars;
+mod patience;
+mod swarms;
+
+use std::time::Duration;
+
+use crate::content::Content;
+use crate::world::World;
+
+/// 4 MiB in pieces of 64 KiB, two files.
+pub fn small() -> Content {
+    Content::new(64 * 1024, &[3 * MIB, MIB])
+}
+
+/// Runs a scenario with several seeds; a failure names its seed.
+pub fn sweep(seeds: u64, content: Content, scenario: impl Fn(&mut World)) {
+    for seed in 1..=seeds {
+        let mut world = World::new(seed, content.clone());
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&mut world)));
+        if let Err(panic) = outcome {
+            eprintln!("seed {seed}, {:?} into the run, after {} events", world.elapsed(), world.steps);
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+pub const KIB: u64 = 1024;
+pub const MIB: u64 = 1024 * 1024;
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
