@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::proto::metainfo::Metainfo;
+use super::text::safe;
+use crate::proto::metainfo::{MAX_TORRENT_BYTES, Metainfo};
 
 /// A torrent as it was named.
 #[derive(Debug, Clone)]
@@ -26,29 +28,39 @@ pub(crate) fn load(name: &str) -> anyhow::Result<Named> {
     if name.starts_with("magnet:") {
         bail!("{name}: magnet links are not supported yet: name a .torrent file or an http(s) URL of one");
     }
-    let path = PathBuf::from(name);
-    let file = File::open(&path).with_context(|| path.display().to_string())?;
+    parse(&safe(name), &read(Path::new(name))?).map(Named::Parsed)
+}
+
+/// Reads a torrent file, not more of it than a torrent can have.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = || safe(path.as_os_str().as_bytes());
+    let file = File::open(path).with_context(name)?;
     if file.metadata().is_ok_and(|meta| meta.is_dir()) {
-        bail!("{name}: not a usable torrent: it is a directory");
+        bail!("{}: not a usable torrent: it is a directory", name());
     }
     let mut bytes = Vec::new();
     // One byte more than allowed is enough to see that it is too long.
-    file.take(MAX_TORRENT_BYTES + 1).read_to_end(&mut bytes).with_context(|| path.display().to_string())?;
-    parse(name, &bytes).map(Named::Parsed)
+    file.take(MAX_TORRENT_BYTES as u64 + 1).read_to_end(&mut bytes).with_context(name)?;
+    Ok(bytes)
 }
 
-/// Judges the bytes of a torrent file.
+/// Judges the bytes of a torrent file; `name` is safe for a terminal.
+pub(crate) fn judge(name: &str, bytes: &[u8]) -> anyhow::Result<Metainfo> {
+    Metainfo::parse(bytes).map_err(|error| anyhow!("{name}: not a usable torrent: {error}"))
+}
+
+/// Says what is odd about a torrent, a line each.
+pub(crate) fn warn(name: &str, metainfo: &Metainfo) {
+    metainfo.warnings.iter().for_each(|warning| eprintln!("btfs: {name}: {warning}"));
+}
+
+/// Judges the bytes of a torrent file that is to be mounted or seeded.
 pub(crate) fn parse(name: &str, bytes: &[u8]) -> anyhow::Result<Arc<Metainfo>> {
-    if bytes.len() as u64 > MAX_TORRENT_BYTES {
-        bail!("{name}: not a usable torrent: it is longer than 64 MiB (P5)");
-    }
-    let metainfo = Metainfo::parse(bytes).map_err(|error| anyhow!("{name}: not a usable torrent: {error}"))?;
-    if metainfo.info_hash.is_none() {
+    let metainfo = judge(name, bytes)?;
+    if metainfo.is_v2_only() {
         bail!("{name}: this is a v2-only torrent, which btfs can show but not mount or seed yet");
     }
-    for warning in &metainfo.warnings {
-        eprintln!("btfs: {name}: {warning}");
-    }
+    warn(name, &metainfo);
     Ok(Arc::new(metainfo))
 }
 
@@ -61,11 +73,8 @@ pub(crate) async fn fetch(url: &str) -> anyhow::Result<Vec<u8>> {
 pub(crate) fn refuse_twins(torrents: &[Arc<Metainfo>]) -> anyhow::Result<()> {
     for (at, torrent) in torrents.iter().enumerate() {
         if torrents[..at].iter().any(|other| other.info_hash == torrent.info_hash) {
-            bail!("{}: the torrent is given twice", super::text::safe(&torrent.name));
+            bail!("{}: the torrent is given twice", safe(&torrent.name));
         }
     }
     Ok(())
 }
-
-/// The largest torrent file that is looked at (rule P5 of the corpus).
-const MAX_TORRENT_BYTES: u64 = 64 << 20;

@@ -81,7 +81,7 @@ pub fn escape(bytes: &[u8]) -> String {
                 '\n' => out.push_str("\\n"),
                 '\r' => out.push_str("\\r"),
                 '\t' => out.push_str("\\t"),
-                c if c.is_control() || is_treacherous(c) => out.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
+                c if is_unsafe_on_a_terminal(c) => out.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
                 c => out.push(c),
             }
         }
@@ -99,11 +99,12 @@ pub fn escape_short(bytes: &[u8], limit: usize) -> String {
     }
 }
 
-/// Characters that reorder, hide or split text without being control characters.
-fn is_treacherous(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+/// Control characters, and those that reorder, hide or split text without being control characters.
+pub fn is_unsafe_on_a_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Valid parts as they are, every other byte as `%XX`.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 
 use btfs::proto::metainfo::{EntryKind, Metainfo, MetainfoError};
 
@@ -154,6 +155,35 @@ fn no_altered_torrent_makes_the_parser_panic_or_show_an_unsafe_name() {
             }
         }
     }
+}
+
+#[test]
+fn show_prints_each_verdict_as_status_and_lines() {
+    let mut wrong = String::new();
+    for row in rows("expected.tsv") {
+        let path = corpus().join("torrents").join(&row["file"]);
+        let output = Command::new(env!("CARGO_BIN_EXE_btfs")).arg("show").arg("--json").arg(&path).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let right = match row["expected"].as_str() {
+            "reject" => {
+                output.status.code() == Some(1)
+                    && stdout.is_empty()
+                    && stderr.lines().count() == 1
+                    && stderr.starts_with(&format!("btfs: {}: not a usable torrent: ", path.display()))
+            }
+            verdict => {
+                let hash = if row["v1_infohash"] == "-" { &row["v2_infohash"] } else { &row["v1_infohash"] };
+                output.status.code() == Some(0)
+                    && stdout.contains(&format!("\"{hash}\""))
+                    && stderr.is_empty() == (verdict == "accept")
+            }
+        };
+        if !right {
+            writeln!(wrong, "{}: {}\n{stderr}", row["file"], output.status).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
 }
 
 fn parse(file: &str) -> Result<Metainfo, MetainfoError> {
