@@ -6,7 +6,9 @@ mod server;
 
 use std::net::SocketAddr;
 
-pub use server::{MAX_NUMWANT, RequestError, parse_announce, write_failure, write_reply};
+pub use server::{
+    MAX_NUMWANT, RequestError, ScrapedSwarm, parse_announce, parse_scrape, write_failure, write_reply, write_scrape,
+};
 
 use super::announce::{AnnounceReply, AnnounceRequest};
 use super::bencode::{self, Dict, Value};

@@ -123,7 +123,49 @@ pub fn write_reply(reply: &AnnounceReply) -> Vec<u8> {
     })
 }
 
-/// The body that refuses an announce.
+/// One swarm in the answer to a scrape (BEP 48).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScrapedSwarm {
+    /// Which.
+    pub info_hash: InfoHash,
+    /// Seeds.
+    pub complete: u32,
+    /// Times that a peer said `completed`.
+    pub downloaded: u32,
+    /// Leechers.
+    pub incomplete: u32,
+}
+
+/// Reads the query of a scrape: the torrents asked for, at most `limit` of them, none twice, in order of their hash.
+///
+/// # Errors
+/// [`RequestError`] for a hash that is none, or when there is none: nobody is told of every torrent.
+pub fn parse_scrape(query: &[u8], limit: usize) -> Result<Vec<InfoHash>, RequestError> {
+    let hashes = query.split(|&byte| byte == b'&').filter_map(|pair| pair.strip_prefix(b"info_hash=")).take(limit);
+    let mut hashes = hashes
+        .map(|hash| InfoHash::from_slice(&percent_decode(hash)?).ok_or(RequestError::InfoHash))
+        .collect::<Result<Vec<_>, _>>()?;
+    hashes.sort_unstable();
+    hashes.dedup();
+    if hashes.is_empty() { Err(RequestError::NoInfoHash) } else { Ok(hashes) }
+}
+
+/// The body that answers a scrape; `swarms` in order of their hash.
+pub fn write_scrape(swarms: &[ScrapedSwarm]) -> Vec<u8> {
+    Writer::dict_to_vec(|root| {
+        root.key("files").dict(|files| {
+            for swarm in swarms {
+                files.key(swarm.info_hash.as_bytes()).dict(|file| {
+                    file.key("complete").int(swarm.complete);
+                    file.key("downloaded").int(swarm.downloaded);
+                    file.key("incomplete").int(swarm.incomplete);
+                });
+            }
+        });
+    })
+}
+
+/// The body that refuses an announce or a scrape.
 pub fn write_failure(reason: &str) -> Vec<u8> {
     Writer::dict_to_vec(|root| root.key("failure reason").bytes(reason))
 }
