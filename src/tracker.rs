@@ -2,6 +2,8 @@
 //!
 //! A library for the demo and the tests so far: no UDP, no index, no list of allowed torrents.
 
+mod http;
 mod store;
 
+pub use http::serve;
 pub use store::{Announce, Counts, Event, Reply, Store, StoreConfig};
