@@ -4,12 +4,21 @@
 //! [`Torrent::handle_timeout`] wants to be called. `now` never decreases (I8); equal input and seed give equal output.
 
 mod announce;
+mod assembly;
+mod availability;
+mod blame;
 mod candidates;
 mod choker;
+mod client;
 mod config;
+mod critical;
 mod effect;
 mod event;
+mod pace;
+mod peer;
+mod picker;
 pub mod prefetch;
+mod reads;
 mod snapshot;
 mod torrent;
 

@@ -97,6 +97,11 @@ impl Bitfield {
     pub fn has_any_not_in(&self, other: &Self) -> bool {
         self.bytes.iter().zip(&other.bytes).any(|(mine, theirs)| mine & !theirs != 0)
     }
+
+    /// Whether `self` and `other` share a piece.
+    pub fn has_any_in(&self, other: &Self) -> bool {
+        self.bytes.iter().zip(&other.bytes).any(|(mine, theirs)| mine & theirs != 0)
+    }
 }
 
 impl std::fmt::Debug for Bitfield {
@@ -141,6 +146,7 @@ mod tests {
         let (mut mine, mut theirs) = (Bitfield::new(20), Bitfield::full(20));
         mine.set(PieceIndex(17));
         assert!(!mine.has_any_not_in(&theirs));
+        assert!(mine.has_any_in(&theirs) && !mine.has_any_in(&Bitfield::new(20)));
         theirs.clear(PieceIndex(17));
         assert!(mine.has_any_not_in(&theirs));
     }

@@ -214,11 +214,6 @@ impl Candidates {
         }
     }
 
-    /// Whether the address turned out to be ourselves.
-    pub(crate) fn is_self(&self, addr: SocketAddr) -> bool {
-        self.selves.contains(&canonical(addr))
-    }
-
     /// Our external address has become known: priorities are computed anew (BEP 40).
     pub(crate) fn learn_own(&mut self, ip: IpAddr, port: u16) {
         let addr = canonical(SocketAddr::new(ip, port));

@@ -1,0 +1,148 @@
+//! What is wanted: commands become demand, in order.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::Torrent;
+use crate::base::{FileIndex, PieceIndex, PieceRange};
+use crate::engine::critical::{Class, Demand};
+use crate::engine::{Effect, Fill, HandleId, ReadError, Ticket};
+
+/// One open file handle.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub file: FileIndex,
+    /// What it will want next, nearest first.
+    pub window: Vec<PieceRange>,
+    pub horizon: Option<Duration>,
+}
+
+impl Torrent {
+    pub(super) fn read(&mut self, now: Instant, ticket: Ticket, pieces: PieceRange) {
+        let missing: BTreeSet<_> = pieces.iter().filter(|&piece| !self.have.has(piece)).collect();
+        self.last_read = pieces.last().or(self.last_read);
+        if missing.is_empty() {
+            self.effects.push_back(Effect::ReadReady(ticket));
+            return;
+        }
+        let error = if self.stopping {
+            Some(ReadError::Stopped)
+        } else if self.config.read_only && missing.iter().any(|&piece| self.is_absent(piece)) {
+            Some(ReadError::Missing)
+        } else if missing.iter().any(|&piece| self.reads.is_stalled(now, piece)) {
+            Some(ReadError::Stalled)
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            self.effects.push_back(Effect::ReadFailed(ticket, error));
+            return;
+        }
+        self.reads.wait(now, ticket, missing);
+        self.dirty.demand = true;
+        self.dirty.checks = true;
+        // Starvation is looked for every second from now on.
+        self.next_chores = self.next_chores.map(|at| at.min(now + super::LIVELY_CHORES));
+    }
+
+    pub(super) fn opened(&mut self, handle: HandleId, file: FileIndex) {
+        self.handles.insert(handle, Handle { file, window: Vec::new(), horizon: None });
+        self.recent.insert(file, None);
+        if self.config.fill == Fill::File {
+            let pieces = self.layout.pieces_of(file, 0, u64::MAX);
+            for piece in pieces.iter() {
+                self.filled.set(piece);
+            }
+            self.want_in_background(pieces);
+        }
+        // Somebody may read soon: peers are woken now, not with the first read.
+        self.dirty.interest = true;
+        self.next_chores = Some(self.clock.now());
+    }
+
+    pub(super) fn released(&mut self, now: Instant, handle: HandleId) {
+        let Some(Handle { file, .. }) = self.handles.remove(&handle) else { return };
+        if !self.handles.values().any(|other| other.file == file) {
+            self.recent.insert(file, Some(now + WARM_AFTER_CLOSE));
+        }
+        self.dirty.demand = true;
+    }
+
+    pub(super) fn window(&mut self, handle: HandleId, pieces: Vec<PieceRange>, horizon: Option<Duration>) {
+        let Some(handle) = self.handles.get_mut(&handle) else { return };
+        if handle.window != pieces || handle.horizon != horizon {
+            handle.window = pieces;
+            handle.horizon = horizon;
+            self.dirty.demand = true;
+            self.dirty.checks = true;
+        }
+    }
+
+    /// Puts the pieces of a range that `Fill` wants and that are absent among those fetched unasked.
+    pub(super) fn want_in_background(&mut self, pieces: PieceRange) {
+        if self.config.fill == Fill::None || self.config.read_only {
+            return;
+        }
+        let wanted =
+            |piece: &PieceIndex| self.is_absent(*piece) && (self.config.fill == Fill::All || self.filled.has(*piece));
+        let wanted: Vec<_> = pieces.iter().filter(wanted).collect();
+        for piece in wanted {
+            let started = self.assembly.get(piece).map(|partial| partial.free() > 0);
+            self.background.want(piece, started);
+            self.dirty.everybody = true;
+        }
+        self.dirty.interest = true;
+    }
+
+    /// Puts the demand in order anew: who waits longest first, then the windows by the time until they are needed.
+    pub(super) fn rebuild_demand(&mut self, now: Instant) {
+        let old = std::mem::take(&mut self.demand);
+        if !self.config.read_only {
+            let blocked = self.reads.pieces().map(|piece| (piece, Class::Blocked));
+            let ahead = self.readahead().into_iter().map(|piece| (piece, Class::Readahead));
+            let mut demand = Demand::default();
+            demand.rebuild(blocked.chain(ahead).filter(|&(piece, _)| self.is_absent(piece)));
+            self.demand = demand;
+        }
+        let pieces: Vec<_> = self.demand.pieces().collect();
+        for (piece, class) in pieces {
+            self.note_openness(piece);
+            if class == Class::Blocked && old.class(piece) != Some(Class::Blocked) {
+                self.hasten(now, piece);
+            }
+        }
+        // A seek, a closed file, a reader gone: what was asked for them alone is taken back at once.
+        for (piece, _) in old.pieces() {
+            if self.demand.class(piece).is_none() && !self.background.is_wanted(piece) {
+                self.cancel_piece(now, piece, false);
+            }
+        }
+        self.dirty.everybody = true;
+        self.dirty.interest = true;
+    }
+
+    /// The windows' pieces, soonest needed first.
+    fn readahead(&self) -> Vec<PieceIndex> {
+        let mut pieces = Vec::new();
+        for (nth, handle) in self.handles.values().enumerate() {
+            let horizon = handle.horizon.unwrap_or(UNKNOWN_HORIZON).as_secs_f64();
+            let all: usize = handle.window.iter().map(|range| range.len()).sum();
+            let window = handle.window.iter().flat_map(|range| range.iter()).take(WINDOW_PIECES);
+            pieces.extend(window.enumerate().map(|(at, piece)| {
+                let micros = horizon * 1e6 * at as f64 / all as f64;
+                (micros as u64, nth, at, piece)
+            }));
+        }
+        if self.handles.len() > 1 {
+            pieces.sort_unstable();
+        }
+        pieces.into_iter().map(|(.., piece)| piece).collect()
+    }
+}
+
+/// A file that was read keeps peers warm for this long after its last handle was closed.
+const WARM_AFTER_CLOSE: Duration = Duration::from_secs(600);
+/// How far ahead a window reaches when its reader's pace is unknown.
+const UNKNOWN_HORIZON: Duration = Duration::from_secs(10);
+/// I7: pieces of one window.
+const WINDOW_PIECES: usize = 8192;

@@ -1,0 +1,282 @@
+//! Who is asked for what: fills the pipelines of peers that have room, most urgent blocks first.
+//!
+//! Peers come in the order in which they would deliver a block (eta). Each takes the first open block of the demand
+//! that the others would not bring sooner: equals share a piece between them, a slow peer takes something further on,
+//! or nothing. Only peers whose state changed are looked at, unless the demand did.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use super::Torrent;
+use super::disk::Memory;
+use crate::base::{BLOCK_BYTES, PieceIndex};
+use crate::engine::PeerKey;
+use crate::engine::assembly::{BlockId, Phase};
+use crate::engine::critical::{Class, Crew};
+use crate::engine::peer::Peer;
+use crate::engine::picker::Choice;
+
+/// What is the same for all picks of one turn.
+struct Turn {
+    now: Instant,
+    memory: Memory,
+    /// Rate assumed of a peer that sent nothing yet.
+    mean: f64,
+    /// Everybody who serves us.
+    all: Crew,
+}
+
+impl Torrent {
+    pub(super) fn fill(&mut self, now: Instant) {
+        let everybody = std::mem::take(&mut self.dirty.everybody);
+        let some = std::mem::take(&mut self.dirty.peers);
+        if (!everybody && some.is_empty()) || self.disk.retry_at.is_some() || self.config.read_only {
+            return;
+        }
+        if self.demand.is_empty() && self.background.wanted().count() == 0 {
+            return;
+        }
+        let mut turn = self.turn(now);
+        if turn.memory == Memory::Exhausted {
+            return;
+        }
+        let keys: Vec<_> = if everybody { self.peers.keys().copied().collect() } else { some.into_iter().collect() };
+        let mut queue: BinaryHeap<_> = keys.into_iter().filter_map(|key| self.place_in_queue(&turn, key)).collect();
+        while let Some(Reverse((_, key))) = queue.pop() {
+            let Some(eta) = self.peers.get(&key).map(|peer| eta(peer, &turn)) else { continue };
+            let Some(block) = self.pick(&turn, key, eta) else { continue };
+            if self.ask(now, key, block, eta, false) {
+                turn.all.outstanding += f64::from(BLOCK_BYTES);
+                queue.extend(self.place_in_queue(&turn, key));
+            }
+        }
+    }
+
+    fn place_in_queue(&self, turn: &Turn, key: PeerKey) -> Option<Reverse<(u64, PeerKey)>> {
+        let peer = self.peers.get(&key).filter(|peer| peer.can_serve(turn.now) && peer.room(EXTRA) > 0)?;
+        Some(Reverse(((eta(peer, turn) * 1e6) as u64, key)))
+    }
+
+    fn turn(&self, now: Instant) -> Turn {
+        let serving = self.peers.values().filter(|peer| !peer.peer_choking && !peer.snubbed);
+        let rates: Vec<f64> = serving.clone().filter_map(|peer| peer.pace.rate(now)).collect();
+        let mean = if rates.is_empty() { FRESH_RATE } else { rates.iter().sum::<f64>() / rates.len() as f64 };
+        let mut turn = Turn { now, memory: self.memory(), mean, all: Crew::default() };
+        let mut all = Crew::default();
+        serving.for_each(|peer| enlist(&mut all, peer, &turn));
+        turn.all = all;
+        turn
+    }
+
+    /// The next block for a peer, by class.
+    fn pick(&mut self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
+        self.pick_late(turn, key, eta)
+            .or_else(|| self.pick_in_time(turn, key, eta))
+            .or_else(|| self.pick_in_background(turn, key, eta))
+    }
+
+    /// A block that somebody else should have brought by now.
+    fn pick_late(&self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
+        let peer = self.peers.get(&key).filter(|peer| !peer.snubbed && peer.room(EXTRA) > 0)?;
+        if eta > HORIZON {
+            return None;
+        }
+        let suits = |block: &&BlockId| {
+            let asked = self.assembly.get(block.piece).is_none_or(|partial| partial.is_asked_of(block.number, key));
+            !asked && peer.may_ask(turn.now, block.piece)
+        };
+        let urgency = |block: &&BlockId| (self.demand.rank(block.piece).unwrap_or(u32::MAX), **block);
+        self.late.iter().take(LATE_LOOKED_AT).filter(suits).min_by_key(urgency).copied()
+    }
+
+    /// The most urgent open block that the others would not bring sooner.
+    fn pick_in_time(&mut self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
+        let peer = self.peers.get(&key)?;
+        if eta > HORIZON && peer.outstanding() > 0 {
+            return None;
+        }
+        let lead = self.others(turn, peer, None).head_start(eta);
+        let mut ahead = 0.0;
+        let mut found = None;
+        for (piece, class) in self.demand.open().take(OPEN_LOOKED_AT) {
+            let blocked = class == Class::Blocked;
+            if peer.room(if blocked { EXTRA } else { 0 }) == 0 || (!blocked && turn.memory >= Memory::BlockedOnly) {
+                break; // What follows is less urgent still.
+            }
+            if !peer.may_ask(turn.now, piece) || !self.may_take(piece, key) {
+                continue;
+            }
+            if lead == 0.0 && !peer.snubbed {
+                found = Some((piece, false));
+                break;
+            }
+            // Slower than the rest: only what those others who have this very piece would not reach before.
+            let others = self.others(turn, peer, Some(piece));
+            let open = self.open_bytes(piece);
+            if others.rate > 0.0 && (peer.snubbed || ahead + open <= others.head_start(eta)) {
+                ahead += open;
+                continue;
+            }
+            found = Some((piece, others.head_start(eta) > 0.0));
+            break;
+        }
+        let (piece, from_the_end) = found?;
+        if !self.begin_piece(turn, piece, key) {
+            // On parole with somebody else; that one is looked at next.
+            return None;
+        }
+        if from_the_end { self.assembly.last_free(piece) } else { self.assembly.next_free(piece) }
+    }
+
+    fn pick_in_background(&mut self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
+        let epoch = self.background.epoch();
+        let peer = self.peers.get(&key).filter(|peer| !peer.peer_choking && peer.room(0) > 0)?;
+        // While somebody waits only what keeps a pipeline warm.
+        let held_back = self.demand.has_blocked() && peer.outstanding() >= WARM_PIPELINE;
+        if held_back || turn.memory >= Memory::NoBackground || self.background.wanted().count() == 0 {
+            return None;
+        }
+        if self.background.is_endgame() {
+            return self.pick_endgame(turn, key, eta);
+        }
+        if peer.exhausted == epoch {
+            return None;
+        }
+        let may_ask = |piece| peer.may_ask(turn.now, piece) && self.may_take(piece, key);
+        let choice = self.background.pick(may_ask);
+        match choice {
+            Some(Choice::Partial(piece)) => self.assembly.next_free(piece),
+            Some(Choice::Fresh(piece)) => {
+                self.begin_piece(turn, piece, key).then(|| self.assembly.next_free(piece)).flatten()
+            }
+            None => {
+                // A wait that ends with time alone is no reason to stop looking.
+                let patient = !peer.is_waiting();
+                if let Some(peer) = self.peers.get_mut(&key).filter(|_| patient) {
+                    peer.exhausted = epoch;
+                }
+                None
+            }
+        }
+    }
+
+    /// The last blocks are asked twice when the second would be clearly faster.
+    fn pick_endgame(&self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
+        let peer = self.peers.get(&key).filter(|peer| !peer.snubbed)?;
+        let pieces = self.assembly.iter().filter(|(piece, partial)| {
+            partial.is_awaited() && partial.sole().is_none() && self.background.is_wanted(*piece)
+        });
+        let mut slowest = None;
+        for (piece, partial) in pieces.filter(|(piece, _)| peer.may_ask(turn.now, *piece)).take(ENDGAME_PIECES) {
+            for number in partial.awaited() {
+                let block = BlockId { piece, number };
+                let mut holders = partial.requesters(number);
+                let (Some(holder), None) = (holders.next(), holders.next()) else { continue };
+                let Some(request) = self.peers.get(&holder).filter(|_| holder != key).and_then(|p| p.request(block))
+                else {
+                    continue;
+                };
+                let left = (request.sent + request.expected).saturating_duration_since(turn.now).as_secs_f64();
+                if request.late || left > eta * 1.5 {
+                    slowest = slowest.max(Some(((left * 1e6) as u64, block)));
+                }
+            }
+        }
+        slowest.map(|(_, block)| block)
+    }
+
+    /// Parole restricts some pieces to one peer.
+    fn may_take(&self, piece: PieceIndex, key: PeerKey) -> bool {
+        self.assembly
+            .get(piece)
+            .is_none_or(|partial| partial.phase() == Phase::Fetching && partial.sole().is_none_or(|sole| sole == key))
+    }
+
+    /// Begins an attempt if none is under way; false when this peer may not take part in it.
+    fn begin_piece(&mut self, turn: &Turn, piece: PieceIndex, key: PeerKey) -> bool {
+        if self.assembly.get(piece).is_none() {
+            let sole = self.blame.is_doubtful(piece).then(|| self.parole(turn, piece)).flatten();
+            self.assembly.start(&self.layout, piece, sole);
+            self.background.started(piece);
+            if let Some(sole) = sole.filter(|&sole| sole != key) {
+                self.dirty.peers.insert(sole);
+            }
+        }
+        self.may_take(piece, key)
+    }
+
+    /// Who is to fetch a piece alone that has failed: the fastest of those not involved, else the fastest.
+    fn parole(&self, turn: &Turn, piece: PieceIndex) -> Option<PeerKey> {
+        let able = self.peers.values().filter(|peer| !peer.snubbed && peer.may_ask(turn.now, piece));
+        let order = |peer: &&Peer| {
+            let suspect = self.blame.is_suspect(piece, peer.key);
+            (suspect, (eta(peer, turn) * 1e6) as u64, peer.key)
+        };
+        able.min_by_key(order).map(|peer| peer.key)
+    }
+
+    /// A peer that had pieces to fetch alone cannot do it now.
+    pub(super) fn release_sole(&mut self, key: PeerKey) {
+        for piece in self.blame.doubtful() {
+            if self.assembly.get(piece).is_some_and(|partial| partial.sole() == Some(key)) {
+                self.assembly.open_to_all(piece);
+                self.note_openness(piece);
+                self.dirty.everybody = true;
+            }
+        }
+    }
+
+    /// All who serve us but this one; those who have `piece`, if one is named.
+    fn others(&self, turn: &Turn, peer: &Peer, piece: Option<PieceIndex>) -> Crew {
+        let mut crew = Crew::default();
+        match piece {
+            Some(piece) => {
+                let able = self.peers.values().filter(|other| {
+                    other.key != peer.key && !other.snubbed && !other.peer_choking && other.may_ask(turn.now, piece)
+                });
+                able.for_each(|other| enlist(&mut crew, other, turn));
+            }
+            None => {
+                crew = turn.all;
+                if !peer.peer_choking && !peer.snubbed {
+                    crew.rate = (crew.rate - peer.pace.rate(turn.now).unwrap_or(turn.mean)).max(0.0);
+                    crew.outstanding = (crew.outstanding - peer.outstanding_bytes() as f64).max(0.0);
+                }
+                if crew.rate < 1.0 {
+                    crew.rate = 0.0;
+                }
+            }
+        }
+        crew
+    }
+
+    /// Bytes of a piece that nobody was asked for.
+    fn open_bytes(&self, piece: PieceIndex) -> f64 {
+        let blocks = self.assembly.get(piece).map_or_else(|| self.layout.block_count(piece), |partial| partial.free());
+        blocks as f64 * f64::from(BLOCK_BYTES)
+    }
+}
+
+fn eta(peer: &Peer, turn: &Turn) -> f64 {
+    peer.pace.eta(turn.now, peer.outstanding_bytes(), turn.mean)
+}
+
+fn enlist(crew: &mut Crew, peer: &Peer, turn: &Turn) {
+    let rate = peer.pace.rate(turn.now).unwrap_or(turn.mean);
+    let rtt = peer.pace.rtt().map_or(0.1, |rtt| rtt.as_secs_f64());
+    crew.add(rate, peer.outstanding_bytes() as f64, rtt);
+}
+
+/// A peer is not given what it would bring later than this, beyond one request.
+const HORIZON: f64 = 2.0;
+/// Requests beyond the usual depth for blocks that a reader waits for.
+const EXTRA: usize = 8;
+/// Bytes per second assumed while nobody has sent anything.
+const FRESH_RATE: f64 = 256.0 * 1024.0;
+/// Background requests per peer while somebody waits.
+const WARM_PIPELINE: usize = 2;
+/// Bounds of what one pick looks at.
+const OPEN_LOOKED_AT: usize = 512;
+const LATE_LOOKED_AT: usize = 64;
+const ENDGAME_PIECES: usize = 16;

@@ -1,0 +1,4 @@
+//! The rules of the torrent, one by one, with peers and a disk made of strings. Whole swarms are in `tests/sim`.
+
+mod download;
+mod world;

@@ -1,0 +1,255 @@
+//! From a read to its bytes.
+
+use super::world::{MS, S, World, block};
+use crate::base::PieceIndex;
+use crate::engine::*;
+use crate::proto::wire::{BlockRequest, Message};
+
+#[test]
+fn a_read_is_fetched_from_a_single_seed() {
+    let mut world = World::new(4, 4);
+    world.seed(1);
+    assert_eq!(world.asked_count(), 0, "nobody reads");
+    world.read(9, 1, 2);
+    assert!(world.said.contains(&(1, Message::Interested)));
+    assert_eq!(world.asked_of(1), [(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]);
+    world.run();
+    assert_eq!(world.ready, [9]);
+    let haves: Vec<_> = world.said.iter().filter(|(_, message)| matches!(message, Message::Have(_))).collect();
+    assert_eq!(haves.len(), 2);
+    let state = world.snapshot();
+    assert_eq!((state.have.count(), state.wasted_bytes, state.downloaded_bytes), (2, 0, 8 * 16384));
+}
+
+#[test]
+fn a_read_of_what_is_here_is_ready_at_once() {
+    let mut world = World::new(2, 1);
+    world.seed(1);
+    world.read(1, 0, 0);
+    world.run();
+    world.read(2, 0, 0);
+    assert_eq!(world.ready, [1, 2]);
+}
+
+#[test]
+fn a_piece_of_up_to_a_mebibyte_is_written_in_one_run() {
+    let mut world = World::new(1, 64);
+    world.seed(1);
+    world.read(1, 0, 0);
+    while world.answer(1) {}
+    let [DiskJob::Write { begin: 0, attempt: 1, blocks, urgent: true, .. }] = &world.jobs[..] else {
+        panic!("{:?}", world.jobs)
+    };
+    assert_eq!(blocks.len(), 64);
+}
+
+#[test]
+fn a_large_piece_is_written_in_segments_as_they_become_complete() {
+    let mut world = World::new(1, 160);
+    world.seed(1);
+    world.read(1, 0, 0);
+    while world.answer(1) {}
+    let runs: Vec<_> = world
+        .jobs
+        .iter()
+        .map(|job| match job {
+            DiskJob::Write { begin, blocks, .. } => (begin / 16384, blocks.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(runs, [(0, 64), (64, 64), (128, 32)]);
+    world.write_all();
+    assert_eq!(world.ready, [1]);
+}
+
+#[test]
+fn an_abandoned_read_takes_its_requests_back_at_once() {
+    let mut world = World::new(4, 4);
+    world.seed(1);
+    world.read(1, 0, 0);
+    world.read(2, 3, 3);
+    world.command(Command::Abandon(Ticket(1)));
+    assert_eq!(world.cancelled.len(), 4);
+    assert_eq!(world.asked_of(1), [(3, 0), (3, 1), (3, 2), (3, 3)]);
+    world.hear(1, block(BlockRequest { piece: 0, begin: 0, length: 16384 }));
+    assert_eq!(world.snapshot().wasted_bytes, 0, "a block that crossed the cancel is kept");
+    world.run();
+    assert_eq!((world.ready.as_slice(), world.failed.as_slice()), (&[2][..], &[][..]));
+}
+
+#[test]
+fn a_seek_cancels_the_old_window() {
+    let mut world = World::new(100, 4);
+    world.seed(1);
+    world.open(5);
+    world.window(5, 0, 9);
+    assert!(world.asked_of(1).iter().all(|&(piece, _)| piece < 10));
+    world.window(5, 50, 59);
+    assert!(world.asked_of(1).iter().all(|&(piece, _)| piece >= 50) && world.asked_count() > 0);
+    world.command(Command::Released(HandleId(5)));
+    assert_eq!(world.asked_count(), 0);
+}
+
+#[test]
+fn what_a_reader_waits_for_goes_before_the_window() {
+    let mut world = World::new(100, 4);
+    world.open(5);
+    world.window(5, 0, 9);
+    world.read(1, 50, 50);
+    world.seed(1);
+    assert_eq!(world.asked_of(1)[..4], [(50, 0), (50, 1), (50, 2), (50, 3)]);
+    assert_eq!(world.asked_of(1)[4], (0, 0));
+}
+
+#[test]
+fn a_read_without_progress_fails_and_is_remembered_for_five_seconds() {
+    let mut world = World::new(2, 1);
+    world.seed(1);
+    world.hear(1, Message::Choke);
+    world.read(1, 0, 0);
+    world.pass(119 * S);
+    assert_eq!(world.failed, []);
+    world.hear(1, Message::KeepAlive);
+    world.pass(2 * S);
+    assert_eq!(world.failed, [(1, ReadError::Stalled)]);
+    world.read(2, 0, 0);
+    assert_eq!(world.failed[1..], [(2, ReadError::Stalled)]);
+    world.pass(5 * S);
+    world.read(3, 0, 0);
+    assert_eq!(world.failed.len(), 2);
+    world.hear(1, Message::Unchoke);
+    world.run();
+    assert_eq!(world.ready, [3]);
+}
+
+#[test]
+fn blocks_that_raise_the_count_are_progress_and_refetching_is_none() {
+    let mut world = World::new(1, 8);
+    world.seed(1);
+    world.read(1, 0, 0);
+    for _ in 0..7 {
+        world.pass(15 * S);
+        assert!(world.answer(1));
+    }
+    world.pass(100 * S);
+    assert_eq!(world.failed, [], "the last block came less than the timeout ago");
+}
+
+#[test]
+fn a_suspended_process_does_not_fail_its_readers() {
+    let mut world = World::new(2, 1);
+    world.seed(1);
+    world.hear(1, Message::Choke);
+    world.read(1, 0, 0);
+    world.now += 3600 * S;
+    world.torrent.handle_timeout(world.now);
+    world.drain();
+    assert_eq!((world.failed.len(), world.closed.len()), (0, 0));
+    world.hear(1, Message::Unchoke);
+    world.run();
+    assert_eq!(world.ready, [1]);
+}
+
+#[test]
+fn a_read_only_torrent_says_what_it_lacks() {
+    let mut world = World::with(2, 1, |config| {
+        config.read_only = true;
+        config.have.set(PieceIndex(0));
+    });
+    world.seed(1);
+    world.read(1, 0, 0);
+    world.read(2, 0, 1);
+    assert_eq!((world.ready.as_slice(), world.failed.as_slice()), (&[1][..], &[(2, ReadError::Missing)][..]));
+    assert_eq!(world.asked_count(), 0);
+}
+
+#[test]
+fn stopping_fails_the_readers_and_closes_everything() {
+    let mut world = World::with(2, 1, |config| config.trackers = vec![vec!["http://t/announce".into()]]);
+    assert_eq!(world.announced.len(), 1);
+    let answer = AnnounceOutcome::Answered {
+        interval: None,
+        min_interval: None,
+        peers: vec![],
+        complete: None,
+        incomplete: None,
+        warning: None,
+        external_ip: None,
+        tracker_id: None,
+    };
+    world.torrent.handle_announced(world.now, TrackerId(0), answer);
+    world.seed(1);
+    world.read(1, 0, 0);
+    world.command(Command::Stop);
+    assert_eq!(world.failed, [(1, ReadError::Stopped)]);
+    assert_eq!(world.closed, [(1, CloseReason::Stopped)]);
+    assert_eq!(world.announced[1].event, AnnounceEvent::Stopped);
+    world.read(2, 0, 0);
+    assert_eq!(world.failed[1], (2, ReadError::Stopped));
+}
+
+#[test]
+fn everything_is_fetched_when_told_so_and_completion_is_said_once() {
+    let mut world = World::with(20, 3, |config| config.fill = Fill::All);
+    world.seed(1);
+    world.peer(2, "xxxxxxxxxx..........");
+    world.run();
+    assert!(world.completed);
+    assert_eq!(world.snapshot().left_bytes, 0);
+    assert!(world.closed.contains(&(1, CloseReason::Redundant)), "two seeds need no connection");
+}
+
+#[test]
+fn an_opened_file_is_filled_when_told_so() {
+    let mut world = World::with(5, 1, |config| config.fill = Fill::File);
+    world.seed(1);
+    assert_eq!(world.asked_count(), 0);
+    world.open(1);
+    world.command(Command::Released(HandleId(1)));
+    world.run();
+    assert!(world.completed);
+}
+
+#[test]
+fn a_disk_that_fails_is_retried_later_and_then_told_to_the_reader() {
+    let mut world = World::new(1, 1);
+    world.seed(1);
+    world.read(1, 0, 0);
+    for attempt in 1..=2 {
+        world.answer(1);
+        let bytes = 16384;
+        let error = "no space".to_owned();
+        world.jobs.clear();
+        world.done(DiskDone::Failed { piece: PieceIndex(0), attempt, bytes, error });
+        assert_eq!(world.asked_count(), 0, "not at once");
+        assert_eq!(world.snapshot().disk_error.as_deref(), Some("no space"));
+        world.pass(3 * S);
+    }
+    assert_eq!(world.failed, [(1, ReadError::Disk)]);
+    world.read(2, 0, 0);
+    world.pass(5 * S);
+    world.run();
+    assert_eq!(world.ready, [2]);
+    assert_eq!(world.snapshot().disk_error, None);
+}
+
+#[test]
+fn held_blocks_are_flushed_when_there_are_too_many() {
+    // 40 pieces of 1 MiB, of each all blocks but the last arrive.
+    let mut world = World::with(40, 64, |config| config.fill = Fill::All);
+    world.seed(1);
+    let mut most = 0;
+    for _ in 0..20_000 {
+        let asked = world.asked.get(&1).cloned().unwrap_or_default();
+        let Some(request) = asked.into_iter().find(|request| request.begin != 63 * 16384) else { break };
+        world.asked.get_mut(&1).unwrap().retain(|other| *other != request);
+        world.hear(1, block(request));
+        world.now += MS;
+        most = most.max(world.torrent.assembly.held_bytes());
+    }
+    assert!(!world.jobs.is_empty(), "something was flushed");
+    assert!(most < 49 << 20, "{most}");
+    world.write_all();
+    world.run();
+    assert!(world.completed);
+}

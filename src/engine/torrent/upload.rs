@@ -1,0 +1,114 @@
+//! The upload side: slots, and the pieces that a newcomer may take without one. Serving itself is the peer task's.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use sha1::{Digest, Sha1};
+
+use super::Torrent;
+use crate::base::{InfoHash, Layout, PieceIndex};
+use crate::engine::PeerKey;
+use crate::engine::choker::{ChokeMode, ChokePeer};
+use crate::engine::peer::Peer;
+use crate::proto::wire::Message;
+
+impl Torrent {
+    /// Ranks everybody anew.
+    pub(super) fn rank_uploads(&mut self, now: Instant) {
+        let mode = if self.is_complete() || self.config.read_only { ChokeMode::Seed } else { ChokeMode::Leech };
+        let peers: Vec<_> = self.peers.values_mut().map(|peer| seen_by_choker(now, peer)).collect();
+        let changes = self.choker.rank(now, mode, &peers);
+        changes.into_iter().for_each(|(key, unchoke)| self.set_choking(key, !unchoke));
+    }
+
+    /// A peer wants something: a free slot is its at once.
+    pub(super) fn offer_slot(&mut self, now: Instant, key: PeerKey) {
+        if !self.config.upload {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let seen = seen_by_choker(now, peer);
+        if self.choker.on_interested(now, &seen) {
+            self.set_choking(key, false);
+        }
+    }
+
+    fn set_choking(&mut self, key: PeerKey, choke: bool) {
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.am_choking != choke) else { return };
+        peer.am_choking = choke;
+        self.send(key, if choke { Message::Choke } else { Message::Unchoke });
+    }
+
+    /// A newcomer with next to nothing gets a few pieces without waiting for a slot (BEP 6).
+    pub(super) fn offer_allowed_fast(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.fast && peer.pieces.count() < ALLOWED) else { return };
+        if !self.config.upload || peer.upload_only {
+            return;
+        }
+        let set = allowed_fast_set(&self.layout, &self.config.info_hash, peer.addr);
+        for piece in set {
+            if self.have.has(piece) {
+                self.send(key, Message::AllowedFast(piece.raw()));
+            }
+        }
+    }
+}
+
+fn seen_by_choker(now: Instant, peer: &mut Peer) -> ChokePeer {
+    ChokePeer {
+        key: peer.key,
+        interested: peer.peer_interested,
+        snubbed: peer.snubbed,
+        download_rate: peer.received.bytes_per_second(now),
+        upload_rate: peer.sent.bytes_per_second(now),
+        uploaded_bytes: peer.sent.total_bytes(),
+        connected_at: peer.connected_at,
+    }
+}
+
+/// The canonical set of BEP 6: drawn from the network part of the peer's address and the info-hash, so that nobody
+/// gains by asking from many addresses. Defined for IPv4 alone.
+fn allowed_fast_set(layout: &Layout, info_hash: &InfoHash, addr: SocketAddr) -> Vec<PieceIndex> {
+    let IpAddr::V4(ip) = addr.ip().to_canonical() else { return Vec::new() };
+    let [a, b, c, _] = ip.octets();
+    let pieces = layout.piece_count() as u64;
+    let wanted = ALLOWED.min(layout.piece_count());
+    let mut set = Vec::new();
+    let mut x = Vec::from([a, b, c, 0]);
+    x.extend_from_slice(info_hash.as_bytes());
+    // A handful of rounds suffices; torrents of very few pieces may not fill the set in them.
+    for _ in 0..ROUNDS {
+        x = Sha1::digest(&x).to_vec();
+        for word in x.chunks_exact(4) {
+            let number = u32::from_be_bytes(word.try_into().expect("chunks of 4"));
+            let piece = layout.piece((u64::from(number) % pieces) as u32);
+            if let Some(piece) = piece.filter(|piece| set.len() < wanted && !set.contains(piece)) {
+                set.push(piece);
+            }
+        }
+        if set.len() == wanted {
+            break;
+        }
+    }
+    set
+}
+
+/// Size of the set, and how many pieces a peer has that needs none.
+const ALLOWED: usize = 10;
+const ROUNDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::FileSpec;
+
+    #[test]
+    fn the_allowed_fast_set_is_that_of_the_specification() {
+        // The example of BEP 6: 1313 pieces, 80.4.4.200, info-hash of 20 bytes 0xaa.
+        let layout = Layout::new(16384, &[FileSpec { length: 1313 * 16384, padding: false }]).unwrap();
+        let addr = SocketAddr::from(([80, 4, 4, 200], 6881));
+        let set = allowed_fast_set(&layout, &InfoHash([0xaa; 20]), addr);
+        let expected = [1059, 431, 808, 1217, 287, 376, 1188, 353, 508, 1246];
+        assert_eq!(set.into_iter().map(PieceIndex::raw).collect::<Vec<_>>(), expected);
+    }
+}
