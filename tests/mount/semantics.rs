@@ -1,1 +1,12 @@
-//! (to be written)
+//! What the mount promises (docs/semantics.md, heading by heading), proven on real mounts of the library's own file
+//! system. In place of a swarm an owner task in this process hands out the pieces, so that a test says which reads wait
+//! and for how long.
+
+mod data;
+mod endings;
+mod many;
+mod model;
+mod names;
+mod readers;
+mod refused;
+mod served;
