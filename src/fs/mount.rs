@@ -102,6 +102,9 @@ impl Mount {
     pub fn start(config: MountConfig, torrents: &[TorrentHandle], avoid: &[(u64, u64)]) -> Result<Self, MountError> {
         let path = prepare_mountpoint(&config.mountpoint)?;
         refuse_overlap(&path, avoid)?;
+        if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
+            tracing::warn!(path = %path.display(), "the mount point is not empty: what lies there is hidden while mounted");
+        }
         let view = View::new(
             torrents,
             ViewConfig {

@@ -15,8 +15,8 @@ use super::mount::{MountError, detach};
 use super::sys;
 
 /// Finds out whether a mount may go here, and gives back the absolute path. A dead FUSE mount (its server is gone) is
-/// cleared away; anything alive is left alone and refused. A directory that is not empty is hidden, with a warning, as
-/// `mount(8)` does it.
+/// cleared away; anything alive is left alone and refused. A directory that is not empty is accepted, as `mount(8)`
+/// does it.
 ///
 /// # Errors
 /// [`MountError`], which says what to do.
@@ -36,9 +36,6 @@ pub fn prepare_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
     }
     if !sys::may_write(&path) {
         return Err(MountError::NotWritable { path });
-    }
-    if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
-        tracing::warn!(path = %path.display(), "the mount point is not empty: what lies there is hidden while mounted");
     }
     Ok(path)
 }
