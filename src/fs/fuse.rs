@@ -36,13 +36,12 @@ impl Fuse {
 
 impl fuser::Filesystem for Fuse {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // What an older kernel does not offer is left out; nothing depends on it but speed.
-        for capability in [
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-        ] {
+        // What an older kernel does not offer is left out; nothing depends on it but speed. READDIRPLUS_AUTO is not
+        // asked for: with it, a `find` over 100,000 files in one directory (which lists first and looks at each file
+        // afterwards) took 2.4 s instead of 0.4 s, and a bare listing is no faster (0.26 s).
+        for capability in
+            [InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_CACHE_SYMLINKS]
+        {
             if config.add_capabilities(capability).is_err() {
                 tracing::debug!(?capability, "the kernel lacks a capability");
             }

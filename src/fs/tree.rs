@@ -119,13 +119,16 @@ impl Tree {
         (node != NodeIndex::TOP).then(|| NodeIndex(self.nodes[node.at()].parent))
     }
 
-    /// The children of a directory in the order of their names; `None` when the node is none.
+    /// The children of a directory in the order of their names, without the first `skip`; `None` when the node is none.
+    /// Skipping costs nothing, as a listing goes on where the last one ended again and again.
     pub(crate) fn children(
         &self,
         directory: NodeIndex,
-    ) -> Option<impl DoubleEndedIterator<Item = NodeIndex> + ExactSizeIterator + use<>> {
+        skip: usize,
+    ) -> Option<impl DoubleEndedIterator<Item = NodeIndex> + use<>> {
         let range = self.child_range(directory)?;
-        Some((range.start as usize..range.end as usize).map(|at| NodeIndex(at as u32)))
+        let start = range.start.saturating_add(u32::try_from(skip).unwrap_or(u32::MAX)).min(range.end);
+        Some((start..range.end).map(NodeIndex))
     }
 
     /// The child of this name; `None` when there is none, or the node is no directory.
@@ -311,7 +314,7 @@ pub(crate) mod tests {
             match tree.kind(node) {
                 NodeKind::Directory { subdirectories } => {
                     lines.push(format!("{name}/ {subdirectories}"));
-                    let children = tree.children(node).expect("a directory has children");
+                    let children = tree.children(node, 0).expect("a directory has children");
                     for child in children.rev() {
                         assert_eq!(tree.parent(child), Some(node));
                         assert_eq!(tree.child(node, tree.name(child)), Some(child));

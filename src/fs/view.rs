@@ -203,9 +203,9 @@ impl View {
             Place::Node { branch, node } => {
                 let branch = &self.forest.branches()[branch];
                 let tree = &branch.tree;
-                for (at, child) in tree.children(node).into_iter().flatten().enumerate().skip(skip) {
+                for (child, at) in tree.children(node, skip).into_iter().flatten().zip(skip as u64..) {
                     let kind = kind_of(tree.kind(child));
-                    let next_offset = at as u64 + FIRST_CHILD + 1;
+                    let next_offset = at + FIRST_CHILD + 1;
                     if !visit(DirEntry { name: tree.name(child), inode: branch.inode(child), kind, next_offset }) {
                         break;
                     }

@@ -71,6 +71,8 @@ impl Side {
     fn run(&mut self, operation: &Operation) -> Outcome {
         let at = |path: &str| self.top.join(path);
         match operation {
+            // Positions inside a directory mean something else on every file system.
+            Operation::Open { path, .. } if at(path).is_dir() => Outcome::Done,
             Operation::Open { slot, path } => File::open(at(path))
                 .map(|file| {
                     self.open.insert(*slot, file);
