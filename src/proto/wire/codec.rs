@@ -148,13 +148,15 @@ impl Decoder {
         }))
     }
 
-    /// Bytes that `buffer` lacks to the end of its first message, as far as is known; 0 when that one is whole.
+    /// Bytes that `buffer`, in which [`decode`](Self::decode) found nothing more, lacks to the end of its first message
+    /// as far as is known; at least 1.
     pub fn missing(&self, buffer: &[u8]) -> usize {
-        let whole = match buffer.first_chunk::<4>() {
-            Some(prefix) => 4 + u32::from_be_bytes(*prefix).min(MAX_MESSAGE_BYTES) as usize,
+        // A length counts only once it was judged together with its id.
+        let whole = match buffer.first_chunk::<5>() {
+            Some([a, b, c, d, _]) => 4 + u32::from_be_bytes([*a, *b, *c, *d]) as usize,
             None => 5,
         };
-        whole.saturating_sub(buffer.len())
+        whole.saturating_sub(buffer.len()).max(1)
     }
 
     /// Whether the message is known; an error when it cannot have this length.

@@ -1,0 +1,214 @@
+//! What one peer asked for: checked, queued, read, and put behind the messages that go out.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::base::{BlockRef, PieceIndex, PieceRange};
+use crate::engine::PeerEvent;
+use crate::proto::wire::{BlockRequest, Message, codec};
+use crate::storage::{DiskPool, Lane, Store};
+
+/// The uploads of one connection.
+pub(super) struct Uploader {
+    store: Arc<Store>,
+    pool: DiskPool,
+    fast: bool,
+    choked: bool,
+    /// Pieces that may be asked for while choked (BEP 6), and bytes of each that are still given so: nobody fetches one
+    /// for ever.
+    allowed: HashMap<PieceIndex, u64>,
+    queue: VecDeque<BlockRef>,
+    /// Blocks that a disk thread reads: never more than [`MAX_COLD_READS`], so the channel is bounded by that.
+    cold: VecDeque<BlockRef>,
+    cold_sender: mpsc::UnboundedSender<ColdBlock>,
+    cold_receiver: mpsc::UnboundedReceiver<ColdBlock>,
+    uploaded: u64,
+}
+
+/// A block that a disk thread has read, or not.
+pub(super) struct ColdBlock {
+    block: BlockRef,
+    data: Option<Vec<u8>>,
+}
+
+impl Uploader {
+    pub(super) fn new(fast: bool, store: Arc<Store>, pool: DiskPool) -> Self {
+        let (cold_sender, cold_receiver) = mpsc::unbounded_channel();
+        Self {
+            store,
+            pool,
+            fast,
+            choked: true,
+            allowed: HashMap::new(),
+            queue: VecDeque::new(),
+            cold: VecDeque::new(),
+            cold_sender,
+            cold_receiver,
+            uploaded: 0,
+        }
+    }
+
+    /// Takes a request, or refuses it.
+    pub(super) fn request(&mut self, request: BlockRequest, out: &mut BytesMut) {
+        let block = self.store.layout().block_ref(request.piece, request.begin, request.length);
+        match block.filter(|block| block.length <= MAX_REQUEST_BYTES && self.may_have(*block)) {
+            Some(block) if self.queue.len() < MAX_QUEUE => self.queue.push_back(block),
+            _ => self.reject(request, out),
+        }
+    }
+
+    /// Forgets a request that has not been answered yet. The fast extension wants an answer even so.
+    pub(super) fn cancel(&mut self, request: BlockRequest, out: &mut BytesMut) {
+        if let Some(index) = self.queue.iter().position(|block| as_request(*block) == request) {
+            self.queue.remove(index);
+            self.reject(request, out);
+        }
+    }
+
+    /// Acts on a message of ours that was just put into `out`.
+    pub(super) fn sent(&mut self, message: &Message, out: &mut BytesMut) {
+        match message {
+            Message::Unchoke => self.choked = false,
+            Message::Choke => {
+                self.choked = true;
+                for block in std::mem::take(&mut self.queue) {
+                    if self.may_have(block) {
+                        self.queue.push_back(block);
+                    } else {
+                        self.reject(as_request(block), out);
+                    }
+                }
+            }
+            Message::AllowedFast(piece) => {
+                if let Some(piece) = self.store.layout().piece(*piece) {
+                    let bytes = u64::from(self.store.layout().piece_bytes(piece));
+                    self.allowed.insert(piece, ALLOWED_FAST_TIMES * bytes);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers requests until `out` holds `ahead_bytes`.
+    pub(super) fn fill(&mut self, out: &mut BytesMut, ahead_bytes: usize) {
+        while out.len() < ahead_bytes && self.cold.len() < MAX_COLD_READS {
+            let Some(block) = self.queue.pop_front() else { return };
+            self.answer(block, out);
+        }
+    }
+
+    /// The next block from a disk thread; pending while none is being read. Cancel-safe.
+    pub(super) async fn cold_block(&mut self) -> ColdBlock {
+        self.cold_receiver.recv().await.expect("a sender lives in self")
+    }
+
+    /// Puts a block from a disk thread into `out`.
+    pub(super) fn finish(&mut self, read: ColdBlock, out: &mut BytesMut) {
+        if let Some(index) = self.cold.iter().position(|block| *block == read.block) {
+            self.cold.remove(index);
+        }
+        match read.data {
+            // A choke in between has taken the request back.
+            Some(data) if self.may_have(read.block) => {
+                put_header(read.block, out);
+                out.put_slice(&data);
+                self.count(read.block);
+            }
+            _ => self.reject(as_request(read.block), out),
+        }
+    }
+
+    /// Bytes sent since the last call, if any.
+    pub(super) fn take_uploaded(&mut self) -> Option<PeerEvent> {
+        let bytes = std::mem::take(&mut self.uploaded);
+        (bytes > 0).then_some(PeerEvent::Uploaded { bytes })
+    }
+
+    /// Whether [`take_uploaded`](Self::take_uploaded) has something to give.
+    pub(super) fn has_uploaded(&self) -> bool {
+        self.uploaded > 0
+    }
+
+    /// Whether the peer is unchoked, or the block is in its fast set and not used up.
+    fn may_have(&self, block: BlockRef) -> bool {
+        !self.choked || self.allowed.get(&block.piece).is_some_and(|&left| left >= u64::from(block.length))
+    }
+
+    fn answer(&mut self, block: BlockRef, out: &mut BytesMut) {
+        // I2: read under a pin; a piece that is not present (any more) is refused, never a hole.
+        let Some(pins) = self.store.table().pin(PieceRange::one(block.piece)) else {
+            return self.reject(as_request(block), out);
+        };
+        let start = out.len();
+        put_header(block, out);
+        out.resize(out.len() + block.length as usize, 0);
+        match self.store.try_read_block_now(&pins, block, &mut out[start + codec::PIECE_HEADER_BYTES..]) {
+            Ok(true) => self.count(block),
+            Ok(false) => {
+                out.truncate(start);
+                self.cold.push_back(block);
+                let (store, mut reading) = (self.store.clone(), Reading { block, sender: self.cold_sender.clone(), data: None });
+                self.pool.submit(Lane::Urgent, move || {
+                    let mut data = vec![0; block.length as usize];
+                    match store.read_block(&pins, block, &mut data) {
+                        Ok(()) => reading.data = Some(data),
+                        Err(error) => debug!(piece = block.piece.raw(), %error, "upload not read"),
+                    }
+                });
+            }
+            Err(error) => {
+                out.truncate(start);
+                debug!(piece = block.piece.raw(), %error, "upload not read");
+                self.reject(as_request(block), out);
+            }
+        }
+    }
+
+    fn count(&mut self, block: BlockRef) {
+        self.uploaded += u64::from(block.length);
+        if self.choked && let Some(left) = self.allowed.get_mut(&block.piece) {
+            *left = left.saturating_sub(u64::from(block.length));
+        }
+    }
+
+    /// Peers that do not speak the fast extension are left to find out.
+    fn reject(&self, request: BlockRequest, out: &mut BytesMut) {
+        if self.fast {
+            codec::encode(&Message::Reject(request), out);
+        }
+    }
+}
+
+/// Sends its outcome when dropped: a disk thread that panics answers too.
+struct Reading {
+    block: BlockRef,
+    sender: mpsc::UnboundedSender<ColdBlock>,
+    data: Option<Vec<u8>>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let _ = self.sender.send(ColdBlock { block: self.block, data: self.data.take() });
+    }
+}
+
+fn put_header(block: BlockRef, out: &mut BytesMut) {
+    out.put_slice(&codec::piece_header(block.piece.raw(), block.begin, block.length));
+}
+
+fn as_request(block: BlockRef) -> BlockRequest {
+    BlockRequest { piece: block.piece.raw(), begin: block.begin, length: block.length }
+}
+
+/// Requests of one peer that wait; what goes beyond is refused.
+const MAX_QUEUE: usize = 500;
+/// The longest block that is given.
+const MAX_REQUEST_BYTES: u32 = 128 * 1024;
+/// Blocks of one peer that disk threads read at a time.
+const MAX_COLD_READS: usize = 8;
+/// How many times a piece of the fast set is given to a choked peer.
+const ALLOWED_FAST_TIMES: u64 = 2;

@@ -1,0 +1,415 @@
+//! The task that owns one torrent's brain: events in, effects out, nothing clever.
+//!
+//! One loop: wait for something to happen, hand all of it to [`engine::Torrent`](crate::engine::Torrent), carry out what
+//! it wants, flush once per peer. Never waits for a leaf: what goes to peers and to the disk goes through channels whose
+//! contents the engine bounds.
+
+mod disk;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::dial::{self, Greeted};
+use super::peer_task::{self, FromPeer, Peer};
+use super::torrent_handle::{PendingRead, Request, Requests};
+use super::tracker_client::TrackerClient;
+use crate::engine::{
+    AnnounceEvent, AnnounceOutcome, Announcement, Command, DialFailure, DiskDone, Effect, PeerKey, Ticket, Torrent,
+    TrackerId,
+};
+use crate::proto::wire::{Handshake, Message};
+use crate::storage::{DiskPool, Lane, Store};
+
+/// What a torrent's task is made of.
+#[derive(Debug)]
+pub(super) struct TorrentParts {
+    /// The brain, fresh.
+    pub engine: Torrent,
+    /// What handles ask.
+    pub requests: Requests,
+    /// Connections that others opened, handshakes done.
+    pub incoming: mpsc::Receiver<Greeted>,
+    /// The bytes.
+    pub store: Arc<Store>,
+    /// The disk threads.
+    pub pool: DiskPool,
+    /// Our handshake for this torrent.
+    pub handshake: Handshake,
+    /// The address to dial from.
+    pub bind: Option<IpAddr>,
+    /// Who announces.
+    pub trackers: TrackerClient,
+}
+
+/// Runs a torrent until it is stopped or all of its handles are gone. When it unwinds, all waiting reads fail (I5).
+pub(super) async fn run(parts: TorrentParts) {
+    let (from_peers_sender, from_peers) = mpsc::channel(PEER_QUEUE);
+    let (disk_sender, disk_done) = mpsc::channel(DISK_QUEUE);
+    let TorrentParts { engine, requests, incoming, store, pool, handshake, bind, trackers } = parts;
+    let mut task = TorrentTask {
+        engine,
+        store,
+        pool,
+        handshake,
+        bind,
+        trackers,
+        reads: HashMap::new(),
+        peers: HashMap::new(),
+        next_peer: 0,
+        spoken_to: Vec::new(),
+        peer_tasks: JoinSet::new(),
+        errands: JoinSet::new(),
+        errand_names: HashMap::new(),
+        dialling: 0,
+        from_peers_sender,
+        disk_sender,
+        unmaintained: false,
+        maintaining: Arc::new(AtomicBool::new(false)),
+        turns: 0,
+        stopping: None,
+    };
+    task.serve(requests, incoming, from_peers, disk_done).await;
+    task.finish().await;
+}
+
+struct TorrentTask {
+    engine: Torrent,
+    store: Arc<Store>,
+    pool: DiskPool,
+    handshake: Handshake,
+    bind: Option<IpAddr>,
+    trackers: TrackerClient,
+    reads: HashMap<Ticket, PendingRead>,
+    peers: HashMap<PeerKey, Outbox>,
+    next_peer: u64,
+    /// Peers with something in their batch.
+    spoken_to: Vec<PeerKey>,
+    peer_tasks: JoinSet<()>,
+    errands: JoinSet<ErrandDone>,
+    errand_names: HashMap<Id, Errand>,
+    dialling: usize,
+    from_peers_sender: mpsc::Sender<FromPeer>,
+    disk_sender: mpsc::Sender<DiskDone>,
+    /// Something was written since the store was last maintained.
+    unmaintained: bool,
+    maintaining: Arc<AtomicBool>,
+    turns: u64,
+    /// Set when the torrent ends: no later than this.
+    stopping: Option<Instant>,
+}
+
+/// The way to one peer's task.
+struct Outbox {
+    sender: mpsc::UnboundedSender<Vec<Message>>,
+    /// What this turn wants said.
+    batch: Vec<Message>,
+    task: Id,
+}
+
+/// Something done on the side, by its own task.
+#[derive(Debug, Clone, Copy)]
+enum Errand {
+    Dial(SocketAddr),
+    Announce(TrackerId, AnnounceEvent),
+}
+
+/// What it came to.
+enum ErrandDone {
+    Dialled(Result<Greeted, DialFailure>),
+    Announced(AnnounceOutcome),
+}
+
+impl TorrentTask {
+    async fn serve(
+        &mut self,
+        mut requests: Requests,
+        mut incoming: mpsc::Receiver<Greeted>,
+        mut from_peers: mpsc::Receiver<FromPeer>,
+        mut disk_done: mpsc::Receiver<DiskDone>,
+    ) {
+        let mut maintenance = interval(MAINTENANCE);
+        maintenance.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let timer = sleep_until(Instant::now());
+        tokio::pin!(timer);
+        let (mut batches, mut completions) = (Vec::new(), Vec::new());
+        loop {
+            self.carry_out();
+            if self.has_ended() {
+                return;
+            }
+            let timeout = self.timeout();
+            if let Some(at) = timeout && timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            // All arms are cancel-safe. Peers and the disk are taken in bounded portions, so that neither starves timers.
+            tokio::select! {
+                request = requests.recv(), if self.stopping.is_none() => match request {
+                    Some(request) => {
+                        self.handle_request(request);
+                        for _ in 0..MAX_PORTION {
+                            let Some(request) = requests.try_recv() else { break };
+                            self.handle_request(request);
+                        }
+                    }
+                    None => self.stop(),
+                },
+                _ = from_peers.recv_many(&mut batches, MAX_PORTION) => {
+                    for batch in batches.drain(..) {
+                        self.handle_peer(batch);
+                    }
+                }
+                _ = disk_done.recv_many(&mut completions, MAX_PORTION) => {
+                    let now = now();
+                    for done in completions.drain(..) {
+                        self.unmaintained = true;
+                        self.engine.handle_disk_done(now, done);
+                    }
+                }
+                Some(greeted) = incoming.recv() => self.greet(greeted),
+                Some(done) = self.errands.join_next_with_id() => self.handle_errand(done),
+                Some(done) = self.peer_tasks.join_next_with_id() => self.handle_peer_end(done),
+                _ = maintenance.tick() => self.maintain(),
+                () = timer.as_mut(), if timeout.is_some() => {}
+            }
+            let now = now();
+            if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+                self.engine.handle_timeout(now);
+            }
+        }
+    }
+
+    fn handle_request(&mut self, request: Request) {
+        match request {
+            Request::Read { reply, pieces, .. } if pieces.is_empty() => reply.answer(Ok(())),
+            Request::Read { ticket, pieces, reply } => {
+                self.reads.insert(ticket, reply);
+                self.engine.handle_command(now(), Command::Read { ticket, pieces });
+            }
+            Request::Command(Command::Stop) => self.stop(),
+            Request::Command(command) => {
+                if let Command::Abandon(ticket) = command && let Some(read) = self.reads.remove(&ticket) {
+                    read.forget();
+                }
+                self.engine.handle_command(now(), command);
+            }
+            // A receiver that has lost patience is gone; that is its business.
+            Request::Snapshot(reply) => drop(reply.try_send(self.engine.snapshot(now()))),
+        }
+    }
+
+    fn handle_peer(&mut self, batch: FromPeer) {
+        // What comes from a peer after it was closed is not wanted.
+        if !self.peers.contains_key(&batch.peer) {
+            return;
+        }
+        match batch.events {
+            Some(events) => self.engine.handle_peer_events(now(), batch.peer, events),
+            None => {
+                self.peers.remove(&batch.peer);
+                self.engine.handle_disconnected(now(), batch.peer);
+            }
+        }
+    }
+
+    /// Ended tasks have said so before, unless they panicked.
+    fn handle_peer_end(&mut self, done: Result<(Id, ()), JoinError>) {
+        let Err(panic) = done else { return };
+        let id = panic.id();
+        error!(%panic, "a peer's task ended by a bug");
+        if let Some(key) = self.peers.iter().find(|(_, outbox)| outbox.task == id).map(|(&key, _)| key) {
+            self.peers.remove(&key);
+            self.engine.handle_disconnected(now(), key);
+        }
+    }
+
+    fn handle_errand(&mut self, done: Result<(Id, ErrandDone), JoinError>) {
+        let (id, done) = match done {
+            Ok((id, done)) => (id, Some(done)),
+            Err(panic) => {
+                error!(%panic, "an errand ended by a bug");
+                (panic.id(), None)
+            }
+        };
+        match (self.errand_names.remove(&id), done) {
+            (Some(Errand::Dial(addr)), done) => {
+                self.dialling -= 1;
+                match done {
+                    Some(ErrandDone::Dialled(Ok(greeted))) => self.greet(greeted),
+                    Some(ErrandDone::Dialled(Err(failure))) => self.engine.handle_dial_failed(now(), addr, failure),
+                    _ => self.engine.handle_dial_failed(now(), addr, DialFailure::Busy),
+                }
+            }
+            (Some(Errand::Announce(tracker, _)), done) => {
+                let outcome = match done {
+                    Some(ErrandDone::Announced(outcome)) => outcome,
+                    _ => AnnounceOutcome::Failed { reason: "internal error".to_owned() },
+                };
+                self.engine.handle_announced(now(), tracker, outcome);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Takes a connection whose handshakes are done.
+    fn greet(&mut self, greeted: Greeted) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let Greeted { stream, connected, place } = greeted;
+        let key = PeerKey(self.next_peer);
+        self.next_peer += 1;
+        let (sender, outbox) = mpsc::unbounded_channel();
+        let peer = Peer { key, fast: connected.fast, store: self.store.clone(), pool: self.pool.clone() };
+        let inbox = self.from_peers_sender.clone();
+        debug!(peer = key.0, addr = %connected.addr, outgoing = connected.outgoing, "connected");
+        let task = self.peer_tasks.spawn(async move {
+            let _place = place;
+            peer_task::run(stream, peer, outbox, inbox).await;
+        });
+        self.peers.insert(key, Outbox { sender, batch: Vec::new(), task: task.id() });
+        self.engine.handle_connected(now(), key, connected);
+    }
+
+    /// Carries out what the engine wants, then flushes once per peer.
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.engine.poll_effect() {
+            match effect {
+                Effect::Send { peer, message } => {
+                    if let Some(outbox) = self.peers.get_mut(&peer) {
+                        if outbox.batch.is_empty() {
+                            self.spoken_to.push(peer);
+                        }
+                        outbox.batch.push(message);
+                    }
+                }
+                Effect::Close { peer, reason } => {
+                    debug!(peer = peer.0, ?reason, "closing connection");
+                    if let Some(outbox) = self.peers.remove(&peer)
+                        && !outbox.batch.is_empty()
+                    {
+                        let _ = outbox.sender.send(outbox.batch);
+                    }
+                }
+                Effect::Dial(addr) => self.dial(addr),
+                Effect::Disk(job) => disk::submit(job, &self.store, &self.pool, &self.disk_sender),
+                Effect::ReadReady(ticket) => self.answer(ticket, Ok(())),
+                Effect::ReadFailed(ticket, error) => self.answer(ticket, Err(error)),
+                Effect::Announce(announcement) => self.announce(announcement),
+                Effect::Completed => info!("the torrent is complete"),
+            }
+        }
+        for peer in self.spoken_to.drain(..) {
+            if let Some(outbox) = self.peers.get_mut(&peer) {
+                // A task that has ended says so on its own.
+                let _ = outbox.sender.send(std::mem::take(&mut outbox.batch));
+            }
+        }
+        self.turns += 1;
+        if cfg!(debug_assertions) && self.turns.is_multiple_of(TURNS_PER_CHECK) {
+            self.engine.check_invariants();
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, outcome: Result<(), crate::engine::ReadError>) {
+        if let Some(read) = self.reads.remove(&ticket) {
+            read.answer(outcome);
+        }
+    }
+
+    fn dial(&mut self, addr: SocketAddr) {
+        if self.dialling >= MAX_DIALLING || self.stopping.is_some() {
+            return self.engine.handle_dial_failed(now(), addr, DialFailure::Busy);
+        }
+        self.dialling += 1;
+        let (handshake, bind) = (self.handshake, self.bind);
+        let task = self.errands.spawn(async move { ErrandDone::Dialled(dial::dial(addr, handshake, bind).await) });
+        self.errand_names.insert(task.id(), Errand::Dial(addr));
+    }
+
+    fn announce(&mut self, announcement: Announcement) {
+        let name = Errand::Announce(announcement.tracker, announcement.event);
+        let trackers = self.trackers.clone();
+        let task = self.errands.spawn(async move { ErrandDone::Announced(trackers.announce(announcement).await) });
+        self.errand_names.insert(task.id(), name);
+    }
+
+    /// Lets the store write its journal, when there is something to write.
+    fn maintain(&mut self) {
+        if !self.unmaintained || self.maintaining.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.unmaintained = false;
+        let (store, maintaining) = (self.store.clone(), self.maintaining.clone());
+        self.pool.submit(Lane::Idle, move || {
+            if let Err(error) = store.maintain() {
+                warn!(%error, "state of the cache not written");
+            }
+            maintaining.store(false, Ordering::Relaxed);
+        });
+    }
+
+    fn stop(&mut self) {
+        if self.stopping.is_none() {
+            self.stopping = Some(Instant::now() + STOP_PATIENCE);
+            self.engine.handle_command(now(), Command::Stop);
+        }
+    }
+
+    /// Whether nothing is left to do before [`finish`](Self::finish): `stopped` was announced, or time is up.
+    fn has_ended(&self) -> bool {
+        self.stopping.is_some_and(|patience| {
+            let announcing = self.errand_names.values().any(|e| matches!(e, Errand::Announce(_, AnnounceEvent::Stopped)));
+            !announcing || Instant::now() >= patience
+        })
+    }
+
+    fn timeout(&self) -> Option<Instant> {
+        let engine = self.engine.poll_timeout().map(Instant::from_std);
+        [engine, self.stopping].into_iter().flatten().min()
+    }
+
+    /// Closes connections and the store; reads that still wait fail as their replies are dropped.
+    async fn finish(mut self) {
+        self.reads.clear();
+        self.peers.clear();
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, async { while self.peer_tasks.join_next().await.is_some() {} }).await;
+        let (sender, closed) = oneshot::channel();
+        let store = self.store.clone();
+        self.pool.submit(Lane::Urgent, move || {
+            if let Err(error) = store.close() {
+                warn!(%error, "state of the cache not written at the end");
+            }
+            let _ = sender.send(());
+        });
+        let _ = tokio::time::timeout(STOP_PATIENCE, closed).await;
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// Batches from peers that wait; each holds at most what one read brought, so this bounds their memory (I7).
+const PEER_QUEUE: usize = 32;
+/// Completions that wait; disk threads wait for a place.
+const DISK_QUEUE: usize = 256;
+/// Things of one kind handled in one turn.
+const MAX_PORTION: usize = 32;
+/// Connections being opened at a time.
+const MAX_DIALLING: usize = 50;
+/// How often the store may write its journal.
+const MAINTENANCE: Duration = Duration::from_secs(1);
+/// `stopped` is announced for no longer than this.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// Peers get their last messages for no longer than this.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(250);
+/// Debug builds check the engine's invariants once in so many turns.
+const TURNS_PER_CHECK: u64 = 16;

@@ -1,0 +1,74 @@
+//! Disk jobs of the engine as calls of the store, on disk threads.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::base::PieceIndex;
+use crate::engine::{DiskDone, DiskJob};
+use crate::storage::{DiskPool, Lane, StorageError, Store, Verdict};
+
+/// Queues a job; its completion comes through `done`, whatever happens.
+pub(super) fn submit(job: DiskJob, store: &Arc<Store>, pool: &DiskPool, done: &mpsc::Sender<DiskDone>) {
+    let (piece, attempt, bytes, urgent) = match &job {
+        DiskJob::Write { piece, attempt, blocks, urgent, .. } => {
+            (*piece, *attempt, blocks.iter().map(|block| block.len() as u32).sum(), *urgent)
+        }
+        DiskJob::Check { piece, attempt, urgent } => (*piece, *attempt, 0, *urgent),
+        DiskJob::Digests(piece) => (*piece, 0, 0, false),
+    };
+    let store = store.clone();
+    let mut completion = Completion { piece, attempt, bytes, outcome: None, sender: done.clone() };
+    pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || {
+        let verdict = match job {
+            DiskJob::Write { piece, attempt, begin, blocks, .. } => {
+                let verdict = store.write(piece, attempt, begin, &blocks);
+                // The blocks are slices of receive buffers, which wait for them.
+                drop(blocks);
+                verdict
+            }
+            DiskJob::Check { piece, .. } => store.check(piece),
+            DiskJob::Digests(piece) => {
+                completion.outcome = Some(match store.block_digests(piece) {
+                    Ok(block_digests) => DiskDone::Digests { piece, block_digests },
+                    Err(error) => completion.failed(error.to_string()),
+                });
+                return;
+            }
+        };
+        completion.outcome = Some(completion.judged(verdict));
+    });
+}
+
+/// Sends the outcome of a job when dropped: a job that panics has failed.
+struct Completion {
+    piece: PieceIndex,
+    attempt: u32,
+    bytes: u32,
+    outcome: Option<DiskDone>,
+    sender: mpsc::Sender<DiskDone>,
+}
+
+impl Completion {
+    fn judged(&self, verdict: Result<Verdict, StorageError>) -> DiskDone {
+        let (piece, attempt, bytes) = (self.piece, self.attempt, self.bytes);
+        match verdict {
+            Ok(Verdict::Incomplete) => DiskDone::Written { piece, attempt, bytes },
+            Ok(Verdict::Verified) => DiskDone::Verified { piece, attempt, bytes },
+            Ok(Verdict::Corrupt(block_digests)) => DiskDone::Corrupt { piece, attempt, bytes, block_digests },
+            Err(error) => self.failed(error.to_string()),
+        }
+    }
+
+    fn failed(&self, error: String) -> DiskDone {
+        DiskDone::Failed { piece: self.piece, attempt: self.attempt, bytes: self.bytes, error }
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take().unwrap_or_else(|| self.failed("internal error".to_owned()));
+        // Waits for a place; a torrent that has ended wants no completions.
+        let _ = self.sender.blocking_send(outcome);
+    }
+}
