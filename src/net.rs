@@ -2,9 +2,15 @@
 //!
 //! No protocol decision is made here.
 
+mod dial;
 pub mod http;
+mod listen;
+mod peer_task;
+mod registry;
 mod session;
 mod torrent_handle;
+mod torrent_task;
+mod tracker_client;
 
 pub use session::{AddTorrent, Session, SessionConfig, SessionError};
 pub use torrent_handle::{PendingRead, ReadOutcome, ReadReply, Request, Requests, TorrentHandle};

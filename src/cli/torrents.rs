@@ -66,7 +66,10 @@ pub(crate) fn parse(name: &str, bytes: &[u8]) -> anyhow::Result<Arc<Metainfo>> {
 
 /// Fetches a torrent file by http or https.
 pub(crate) async fn fetch(url: &str) -> anyhow::Result<Vec<u8>> {
-    bail!("{url}: cannot be fetched")
+    match crate::net::http::fetch_torrent(url, None).await {
+        Ok(bytes) => Ok(bytes.into()),
+        Err(error) => bail!("{url}: {error}"),
+    }
 }
 
 /// Refuses a torrent that is named twice.

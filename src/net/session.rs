@@ -1,14 +1,31 @@
 //! One process's part in BitTorrent: ports, the peer id, the torrents.
 
+mod content;
+
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::{Instrument, debug, info_span, warn};
 
 use super::TorrentHandle;
-use crate::engine::Fill;
+use super::dial::Greeted;
+use super::http::HttpClient;
+use super::listen::{self, Ports};
+use super::registry::Registry;
+use super::torrent_task::{self, TorrentParts};
+use super::tracker_client::TrackerClient;
+use crate::base::{InfoHash, PeerId};
+use crate::engine::{self, Command, Fill, Source, Torrent};
 use crate::proto::metainfo::Metainfo;
-use crate::storage::{DiskPool, StorageError};
+use crate::proto::wire::Handshake;
+use crate::storage::{CacheDir, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles};
 
 /// How a session is to behave; the defaults are what `btfs mount` does without options.
 #[derive(Debug, Clone)]
@@ -73,32 +90,277 @@ pub enum SessionError {
 
 /// A running session; cheap to clone, ends with [`shutdown`](Self::shutdown).
 #[derive(Debug, Clone)]
-pub struct Session {}
+pub struct Session {
+    shared: Arc<Shared>,
+}
 
-#[allow(unused_variables)]
+#[derive(Debug)]
+struct Shared {
+    config: SessionConfig,
+    runtime: tokio::runtime::Handle,
+    cache: CacheDir,
+    pool: DiskPool,
+    http: HttpClient,
+    registry: Arc<Registry>,
+    /// Sent with all announces of this life.
+    announce_key: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Opened when the session starts, or with the first torrent, whose slot remembers the port.
+    port: Option<u16>,
+    listeners: Vec<AbortHandle>,
+    torrents: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    info_hash: InfoHash,
+    handle: TorrentHandle,
+    /// Nothing is ever sent: it is closed when the task has ended.
+    ended: Receiver<()>,
+}
+
 impl Session {
     /// Opens the ports and the cache. Runs on the given runtime; needs no async context.
+    ///
+    /// # Errors
+    /// [`SessionError::Listen`] when a port that was asked for by number cannot be had; [`SessionError::Storage`].
     pub fn start(config: SessionConfig, runtime: tokio::runtime::Handle) -> Result<Self, SessionError> {
-        todo!()
+        let cache = CacheDir::open(&config.cache_dir)?;
+        let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        let registry = Arc::new(Registry::new(fresh_peer_id(), config.max_per_address));
+        let session = Self {
+            shared: Arc::new(Shared {
+                http: HttpClient::new(config.bind),
+                cache,
+                pool: DiskPool::new(threads),
+                registry,
+                announce_key: fastrand::u32(..),
+                state: Mutex::default(),
+                config,
+                runtime,
+            }),
+        };
+        if let Some(port) = session.shared.config.port {
+            let ports = Ports::open(port, session.shared.config.bind);
+            session.listen(&mut session.state(), ports)?;
+        }
+        Ok(session)
     }
+
     /// Opens the torrent's store (blocking), joins its swarm, returns at once; waits for no peer.
+    ///
+    /// # Errors
+    /// [`SessionError`]: see its variants.
     pub fn add(&self, torrent: AddTorrent) -> Result<TorrentHandle, SessionError> {
-        todo!()
+        let AddTorrent { metainfo, data, peers, trackers } = torrent;
+        let info_hash = metainfo.info_hash.ok_or(SessionError::V2Only)?;
+        let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
+        if !self.shared.registry.add(info_hash, incoming_sender) {
+            return Err(SessionError::Twice);
+        }
+        let added = self.join(info_hash, metainfo, data, trackers, incoming);
+        match &added {
+            Ok(handle) => handle.command(Command::Candidates { source: Source::User, addrs: peers }),
+            Err(_) => self.shared.registry.remove(&info_hash),
+        }
+        added
     }
+
     /// All torrents in the order of their adding.
     pub fn torrents(&self) -> Vec<TorrentHandle> {
-        todo!()
+        self.state().torrents.iter().map(|running| running.handle.clone()).collect()
     }
-    /// The port that peers can reach us at.
+
+    /// The port that peers can reach us at; 0 before there is a torrent, when none was asked for by number.
     pub fn port(&self) -> u16 {
-        todo!()
+        self.state().port.unwrap_or(0)
     }
+
     /// The disk threads.
     pub fn pool(&self) -> &DiskPool {
-        todo!()
+        &self.shared.pool
     }
+
     /// Fails waiting reads, announces `stopped` (3 s at most), closes connections and stores. Blocking, idempotent.
     pub fn shutdown(&self) {
-        todo!()
+        let (listeners, torrents) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.listeners), std::mem::take(&mut state.torrents))
+        };
+        listeners.iter().for_each(AbortHandle::abort);
+        for running in &torrents {
+            self.shared.registry.remove(&running.info_hash);
+            running.handle.command(Command::Stop);
+        }
+        let deadline = Instant::now() + SHUTDOWN_PATIENCE;
+        for running in &torrents {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if running.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                warn!(hash = %running.info_hash, "the torrent does not end in time");
+            }
+        }
+    }
+
+    fn join(
+        &self,
+        info_hash: InfoHash,
+        metainfo: Arc<Metainfo>,
+        data: Option<PathBuf>,
+        trackers: Vec<String>,
+        incoming: mpsc::Receiver<Greeted>,
+    ) -> Result<TorrentHandle, SessionError> {
+        let Shared { config, cache, pool, .. } = &*self.shared;
+        let files = TorrentFiles {
+            info_hash,
+            layout: metainfo.layout.clone(),
+            hashes: PieceHashes::V1(metainfo.piece_hashes.clone()),
+            info: metainfo.info.clone(),
+        };
+        let read_only = data.is_some();
+        let OpenedStore { store, have, unchecked, warnings } = match data {
+            Some(data) => Store::adopt(cache, files, content::find(&metainfo, &data), config.recheck)?,
+            None => Store::open(cache, files, config.recheck)?,
+        };
+        for warning in warnings {
+            warn!(hash = %info_hash, "{warning}");
+        }
+        let port = self.listen_for(&store)?;
+        let engine = engine::Config {
+            info_hash,
+            layout: metainfo.layout.clone(),
+            have,
+            unchecked,
+            peer_id: self.shared.registry.peer_id(),
+            private: metainfo.private,
+            trackers: if config.use_trackers { tiers(trackers, &metainfo.trackers) } else { Vec::new() },
+            fill: config.fill,
+            upload: config.upload,
+            read_timeout: config.read_timeout,
+            max_peers: config.max_peers,
+            listen_port: Some(port),
+            client: concat!("btfs/", env!("CARGO_PKG_VERSION")).to_owned(),
+            own_addrs: Vec::new(),
+            read_only,
+        };
+        let (handle, requests) = TorrentHandle::channel(metainfo, store.clone(), pool.clone());
+        let (alive, ended) = channel();
+        let parts = TorrentParts {
+            engine: Torrent::new(engine, tokio::time::Instant::now().into_std(), fastrand::u64(..)),
+            requests,
+            incoming,
+            store,
+            pool: pool.clone(),
+            handshake: Handshake::new(info_hash, self.shared.registry.peer_id()),
+            bind: config.bind,
+            trackers: TrackerClient {
+                http: self.shared.http.clone(),
+                info_hash,
+                peer_id: self.shared.registry.peer_id(),
+                port,
+                key: self.shared.announce_key,
+            },
+        };
+        let short_hash = info_hash.to_string()[..8].to_owned();
+        let task = async move {
+            let _alive: Sender<()> = alive;
+            torrent_task::run(parts).await;
+        };
+        self.shared.runtime.spawn(task.instrument(info_span!("torrent", hash = short_hash)));
+        self.state().torrents.push(Running { info_hash, handle: handle.clone(), ended });
+        Ok(handle)
+    }
+
+    /// The port; opens it, if that has not happened yet, preferring the one that the torrent's slot remembers.
+    fn listen_for(&self, store: &Store) -> Result<u16, SessionError> {
+        let mut state = self.state();
+        let port = match state.port {
+            Some(port) => port,
+            None => {
+                let remembered =
+                    store.remembered(PORT_KEY).and_then(|port| port.parse().ok()).filter(|&port| port != 0);
+                self.listen(&mut state, Ports::open_any(remembered, self.shared.config.bind))?
+            }
+        };
+        if let Err(error) = store.remember(PORT_KEY, &port.to_string()) {
+            warn!(%error, "the listening port is not remembered");
+        }
+        Ok(port)
+    }
+
+    fn listen(&self, state: &mut State, ports: Result<Ports, (SocketAddr, io::Error)>) -> Result<u16, SessionError> {
+        let listening = |(addr, source)| SessionError::Listen { addr, source };
+        let Ports { port, sockets } = ports.map_err(listening)?;
+        let _runtime = self.shared.runtime.enter();
+        for socket in sockets {
+            let addr = socket.local_addr().map_err(|error| listening((SocketAddr::from(([0; 4], port)), error)))?;
+            let listener = TcpListener::from_std(socket).map_err(|error| listening((addr, error)))?;
+            let task = self.shared.runtime.spawn(listen::accept(listener, self.shared.registry.clone()));
+            state.listeners.push(task.abort_handle());
+        }
+        debug!(port, "listening");
+        state.port = Some(port);
+        Ok(port)
+    }
+
+    /// The state is whole after any panic: it changes by single pushes and takes.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    /// A session that is dropped without [`Session::shutdown`] stops listening; its torrents end with their handles.
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.listeners.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// The user's trackers are a tier of their own, before those of the torrent; none is asked twice.
+fn tiers(users: Vec<String>, torrents: &[Vec<String>]) -> Vec<Vec<String>> {
+    let others = torrents.iter().map(|tier| tier.iter().filter(|url| !users.contains(url)).cloned().collect());
+    std::iter::once(users.clone()).chain(others).filter(|tier: &Vec<String>| !tier.is_empty()).collect()
+}
+
+/// An id of the common form (BEP 20): two letters, four digits of the version, 12 random letters and digits.
+fn fresh_peer_id() -> PeerId {
+    let mut id = *b"-FS0000-............";
+    let version = [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"), env!("CARGO_PKG_VERSION_PATCH")];
+    for (place, number) in id[3..6].iter_mut().zip(version) {
+        *place = number.bytes().last().unwrap_or(b'0');
+    }
+    id[8..].fill_with(|| fastrand::alphanumeric() as u8);
+    PeerId(id)
+}
+
+/// Under this name a slot remembers the port.
+const PORT_KEY: &str = "port";
+/// Connections that wait for a torrent's task; more are dropped.
+const INCOMING_QUEUE: usize = 16;
+/// `stopped` takes 3 s at most; then the stores are closed.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peer_id_has_the_common_form() {
+        let id = fresh_peer_id().0;
+        assert_eq!((&id[..3], id[7]), (&b"-FS"[..], b'-'));
+        assert!(id[3..7].iter().all(u8::is_ascii_digit) && id[8..].iter().all(u8::is_ascii_alphanumeric));
+        assert_ne!(fresh_peer_id(), fresh_peer_id());
+    }
+
+    #[test]
+    fn the_users_trackers_come_first_and_none_twice() {
+        let strings = |urls: &[&str]| urls.iter().map(|&url| url.to_owned()).collect::<Vec<_>>();
+        let got = tiers(strings(&["a", "b"]), &[strings(&["b"]), strings(&["c", "a"])]);
+        assert_eq!(got, [strings(&["a", "b"]), strings(&["c"])]);
+        assert_eq!(tiers(Vec::new(), &[strings(&["c"])]), [strings(&["c"])]);
     }
 }

@@ -146,7 +146,9 @@ impl TorrentTask {
                 return;
             }
             let timeout = self.timeout();
-            if let Some(at) = timeout && timer.deadline() != at {
+            if let Some(at) = timeout
+                && timer.deadline() != at
+            {
                 timer.as_mut().reset(at);
             }
             // All arms are cancel-safe. Peers and the disk are taken in bounded portions, so that neither starves timers.
@@ -195,7 +197,9 @@ impl TorrentTask {
             }
             Request::Command(Command::Stop) => self.stop(),
             Request::Command(command) => {
-                if let Command::Abandon(ticket) = command && let Some(read) = self.reads.remove(&ticket) {
+                if let Command::Abandon(ticket) = command
+                    && let Some(read) = self.reads.remove(&ticket)
+                {
                     read.forget();
                 }
                 self.engine.handle_command(now(), command);
@@ -366,7 +370,8 @@ impl TorrentTask {
     /// Whether nothing is left to do before [`finish`](Self::finish): `stopped` was announced, or time is up.
     fn has_ended(&self) -> bool {
         self.stopping.is_some_and(|patience| {
-            let announcing = self.errand_names.values().any(|e| matches!(e, Errand::Announce(_, AnnounceEvent::Stopped)));
+            let announcing =
+                self.errand_names.values().any(|e| matches!(e, Errand::Announce(_, AnnounceEvent::Stopped)));
             !announcing || Instant::now() >= patience
         })
     }
@@ -380,7 +385,8 @@ impl TorrentTask {
     async fn finish(mut self) {
         self.reads.clear();
         self.peers.clear();
-        let _ = tokio::time::timeout(CLOSE_PATIENCE, async { while self.peer_tasks.join_next().await.is_some() {} }).await;
+        let _ =
+            tokio::time::timeout(CLOSE_PATIENCE, async { while self.peer_tasks.join_next().await.is_some() {} }).await;
         let (sender, closed) = oneshot::channel();
         let store = self.store.clone();
         self.pool.submit(Lane::Urgent, move || {

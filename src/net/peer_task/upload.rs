@@ -151,11 +151,12 @@ impl Uploader {
             Ok(false) => {
                 out.truncate(start);
                 self.cold.push_back(block);
-                let (store, mut reading) = (self.store.clone(), Reading { block, sender: self.cold_sender.clone(), data: None });
+                let reading = Reading { block, sender: self.cold_sender.clone(), data: None };
+                let store = self.store.clone();
                 self.pool.submit(Lane::Urgent, move || {
                     let mut data = vec![0; block.length as usize];
                     match store.read_block(&pins, block, &mut data) {
-                        Ok(()) => reading.data = Some(data),
+                        Ok(()) => reading.done(data),
                         Err(error) => debug!(piece = block.piece.raw(), %error, "upload not read"),
                     }
                 });
@@ -170,7 +171,9 @@ impl Uploader {
 
     fn count(&mut self, block: BlockRef) {
         self.uploaded += u64::from(block.length);
-        if self.choked && let Some(left) = self.allowed.get_mut(&block.piece) {
+        if self.choked
+            && let Some(left) = self.allowed.get_mut(&block.piece)
+        {
             *left = left.saturating_sub(u64::from(block.length));
         }
     }
@@ -188,6 +191,12 @@ struct Reading {
     block: BlockRef,
     sender: mpsc::UnboundedSender<ColdBlock>,
     data: Option<Vec<u8>>,
+}
+
+impl Reading {
+    fn done(mut self, data: Vec<u8>) {
+        self.data = Some(data);
+    }
 }
 
 impl Drop for Reading {

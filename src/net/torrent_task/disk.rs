@@ -18,26 +18,8 @@ pub(super) fn submit(job: DiskJob, store: &Arc<Store>, pool: &DiskPool, done: &m
         DiskJob::Digests(piece) => (*piece, 0, 0, false),
     };
     let store = store.clone();
-    let mut completion = Completion { piece, attempt, bytes, outcome: None, sender: done.clone() };
-    pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || {
-        let verdict = match job {
-            DiskJob::Write { piece, attempt, begin, blocks, .. } => {
-                let verdict = store.write(piece, attempt, begin, &blocks);
-                // The blocks are slices of receive buffers, which wait for them.
-                drop(blocks);
-                verdict
-            }
-            DiskJob::Check { piece, .. } => store.check(piece),
-            DiskJob::Digests(piece) => {
-                completion.outcome = Some(match store.block_digests(piece) {
-                    Ok(block_digests) => DiskDone::Digests { piece, block_digests },
-                    Err(error) => completion.failed(error.to_string()),
-                });
-                return;
-            }
-        };
-        completion.outcome = Some(completion.judged(verdict));
-    });
+    let completion = Completion { piece, attempt, bytes, outcome: None, sender: done.clone() };
+    pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || completion.run(job, &store));
 }
 
 /// Sends the outcome of a job when dropped: a job that panics has failed.
@@ -50,6 +32,20 @@ struct Completion {
 }
 
 impl Completion {
+    fn run(mut self, job: DiskJob, store: &Store) {
+        self.outcome = Some(match job {
+            // The blocks are slices of receive buffers, which wait for them: they go before the completion does.
+            DiskJob::Write { piece, attempt, begin, blocks, .. } => {
+                self.judged(store.write(piece, attempt, begin, &blocks))
+            }
+            DiskJob::Check { piece, .. } => self.judged(store.check(piece)),
+            DiskJob::Digests(piece) => match store.block_digests(piece) {
+                Ok(block_digests) => DiskDone::Digests { piece, block_digests },
+                Err(error) => self.failed(error.to_string()),
+            },
+        });
+    }
+
     fn judged(&self, verdict: Result<Verdict, StorageError>) -> DiskDone {
         let (piece, attempt, bytes) = (self.piece, self.attempt, self.bytes);
         match verdict {
