@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -32,16 +32,15 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// In the background: the journal if systemd started us, else a file named after `subject`. The directory is made.
-    pub(crate) fn background(subject: &str) -> anyhow::Result<Self> {
+    /// In the background: the journal if systemd started us, else a file named after `subject`.
+    pub(crate) fn background(subject: &str) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if set("INVOCATION_ID") && set("JOURNAL_STREAM") {
-            return Ok(Self::Journal);
+            return Self::Journal;
         }
         let state = super::paths::xdg("XDG_STATE_HOME", ".local/state");
         let directory = state.unwrap_or_else(|| PathBuf::from("/var/log")).join("btfs");
-        std::fs::create_dir_all(&directory).with_context(|| format!("log directory {}", directory.display()))?;
-        Ok(Self::File(directory.join(format!("btfs-{}.log", file_name(subject)))))
+        Self::File(directory.join(format!("btfs-{}.log", file_name(subject))))
     }
 
     /// In the foreground: the journal if systemd started us, else standard error.
@@ -77,8 +76,7 @@ impl LastWarnings {
 #[derive(Debug)]
 pub(crate) struct Logging {
     last: LastWarnings,
-    /// Held open, so that nobody mounts over it unnoticed.
-    directory: Option<File>,
+    directory: Option<PathBuf>,
 }
 
 impl Logging {
@@ -87,10 +85,10 @@ impl Logging {
         self.last.clone()
     }
 
-    /// Device and inode of the log directory.
-    pub(crate) fn directory(&self) -> Option<(u64, u64)> {
-        let meta = self.directory.as_ref()?.metadata().ok()?;
-        Some((meta.dev(), meta.ino()))
+    /// The log directory, made if it is missing. Held open, so that nobody mounts over it unnoticed.
+    pub(crate) fn directory(&self) -> Option<File> {
+        let directory = self.directory.as_ref()?;
+        make_directory(directory).and_then(|()| File::open(directory)).ok()
     }
 }
 
@@ -107,9 +105,9 @@ pub(crate) fn start(filter: &str, target: &Target) -> anyhow::Result<Logging> {
             registry.with(layer.with_syslog_identifier("btfs".to_owned())).try_init()?;
         }
         Target::File(path) => {
-            let file = Arc::new(RotatingFile::open(path).with_context(|| format!("log file {}", path.display()))?);
+            let file = Arc::new(RotatingFile::new(path));
             registry.with(fmt::layer().with_ansi(false).with_writer(move || Shared(file.clone()))).try_init()?;
-            directory = path.parent().and_then(|parent| File::open(parent).ok());
+            directory = path.parent().map(Path::to_path_buf);
         }
     }
     Ok(Logging { last, directory })
@@ -147,33 +145,44 @@ impl Write for Shared {
     }
 }
 
-/// A log file of at most [`MAX_LOG_BYTES`], and the one before it.
+/// A log file of at most [`MAX_LOG_BYTES`], and the one before it. Made with the first line.
 struct RotatingFile {
     path: PathBuf,
-    open: Mutex<(File, u64)>,
+    open: Mutex<Option<(File, u64)>>,
 }
 
 impl RotatingFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = append(path)?;
-        let length = file.metadata()?.len();
-        Ok(Self { path: path.to_path_buf(), open: Mutex::new((file, length)) })
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), open: Mutex::new(None) }
     }
 
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let mut open = self.open.lock().map_err(|_| io::ErrorKind::Other)?;
-        if open.1 + bytes.len() as u64 > MAX_LOG_BYTES {
-            std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
-            *open = (append(&self.path)?, 0);
+        if open.is_none() {
+            self.path.parent().map_or(Ok(()), make_directory)?;
+            *open = Some(self.open_file()?);
         }
-        open.0.write_all(bytes)?;
-        open.1 += bytes.len() as u64;
+        let full = open.as_ref().is_some_and(|(_, length)| length + bytes.len() as u64 > MAX_LOG_BYTES);
+        if full {
+            std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            *open = Some(self.open_file()?);
+        }
+        if let Some((file, length)) = open.as_mut() {
+            file.write_all(bytes)?;
+            *length += bytes.len() as u64;
+        }
         Ok(())
+    }
+
+    fn open_file(&self) -> io::Result<(File, u64)> {
+        let file = File::options().append(true).create(true).mode(0o600).open(&self.path)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).mode(0o600).open(path)
+fn make_directory(directory: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 impl<S: Subscriber> Layer<S> for LastWarnings {
@@ -247,7 +256,8 @@ mod tests {
         assert_eq!(file_name(&"é".repeat(300)).len(), MAX_NAME_BYTES);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("btfs-x.log");
-        let file = RotatingFile::open(&path).unwrap();
+        let file = RotatingFile::new(&path);
+        assert!(!path.exists(), "nothing was logged yet");
         let line = vec![b'x'; 1 << 20];
         (0..11).for_each(|_| file.append(&line).unwrap());
         let sizes = ["btfs-x.log", "btfs-x.log.1"].map(|name| directory.path().join(name).metadata().unwrap().len());

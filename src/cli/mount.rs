@@ -41,7 +41,7 @@ fn serve(
 ) -> anyhow::Result<i32> {
     let background = ready.is_some();
     let target = match background {
-        true => logging::Target::background(&mountpoint::text(&args.mountpoint))?,
+        true => logging::Target::background(&mountpoint::text(&args.mountpoint)),
         false => logging::Target::foreground(),
     };
     let logging = logging::start(&args.swarm.log, &target)?;
@@ -51,10 +51,14 @@ fn serve(
     let torrents = process.resolve(named)?;
     let mountpoint = prepare_mountpoint(&args.mountpoint)?;
     refuse_cache_inside(&session.cache_dir, &mountpoint)?;
+    // Open until the mount has been refused or made.
+    let log_directory = logging.directory();
     let upload = session.upload;
     let session = process.session(session)?;
     let started = (|| {
-        let mut avoid = Vec::from_iter(logging.directory());
+        let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        let log = log_directory.as_ref().and_then(|directory| directory.metadata().ok());
+        let mut avoid = Vec::from_iter(log.map(identity));
         for metainfo in &torrents {
             let torrent = session.add(AddTorrent {
                 metainfo: metainfo.clone(),
