@@ -5,6 +5,7 @@
 
 mod cache_dir;
 mod pool;
+pub mod scan;
 mod store;
 mod table;
 mod verify;

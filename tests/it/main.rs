@@ -1,6 +1,7 @@
 //! (see each module)
 mod cli;
 mod corpus;
+mod create;
 mod http_client;
 mod layering;
 mod store;
