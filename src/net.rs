@@ -14,3 +14,4 @@ mod tracker_client;
 
 pub use session::{AddTorrent, Session, SessionConfig, SessionError};
 pub use torrent_handle::{PendingRead, ReadOutcome, ReadReply, Request, Requests, TorrentHandle};
+pub use tracker_client::TrackerClient;

@@ -23,6 +23,7 @@ use crate::proto::path::escape_short;
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     shared: Arc<Shared>,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -90,7 +91,12 @@ impl HttpClient {
             // Fails only where the program has chosen another one before.
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        Self { shared: Arc::new(Shared { bind, clients: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { bind, clients: Mutex::default() }), patience: PATIENCE }
+    }
+
+    /// The same client, with another bound on the time that one [`get`](Self::get) takes; 30 s if never called.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Fetches `url`, whatever the status of the answer.
@@ -98,7 +104,8 @@ impl HttpClient {
     /// # Errors
     /// [`HttpError`]: see its variants.
     pub async fn get(&self, url: &str, purpose: Purpose, max_bytes: usize) -> Result<Answer, HttpError> {
-        tokio::time::timeout(PATIENCE, self.follow(url, purpose, max_bytes)).await.unwrap_or(Err(HttpError::Timeout))
+        let answer = tokio::time::timeout(self.patience, self.follow(url, purpose, max_bytes)).await;
+        answer.unwrap_or(Err(HttpError::Timeout))
     }
 
     async fn follow(&self, url: &str, purpose: Purpose, max_bytes: usize) -> Result<Answer, HttpError> {

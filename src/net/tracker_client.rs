@@ -10,7 +10,7 @@ use crate::proto::http_tracker::{TrackerError, announce_url, parse_reply};
 
 /// Announces one torrent; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct TrackerClient {
+pub struct TrackerClient {
     /// Who asks.
     pub http: HttpClient,
     /// About which torrent.
@@ -25,7 +25,7 @@ pub(super) struct TrackerClient {
 
 impl TrackerClient {
     /// Asks, and waits for the answer; bounded in time by the HTTP client.
-    pub(super) async fn announce(&self, announcement: Announcement) -> AnnounceOutcome {
+    pub async fn announce(&self, announcement: Announcement) -> AnnounceOutcome {
         match tracker_scheme(&announcement.url) {
             Some(TrackerScheme::Http) => {}
             Some(TrackerScheme::Udp) => return failed("UDP trackers are not supported yet"),
