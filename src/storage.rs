@@ -3,10 +3,12 @@
 //! The cache files are the truth: a byte is served, to a reader or a peer, only by reading it back from here, and only
 //! after its piece was verified (I1). Nothing here is async; slow calls belong on the [`DiskPool`].
 
+mod backing;
 mod cache_dir;
 mod pool;
 pub mod scan;
 mod store;
+mod sys;
 mod table;
 mod verify;
 
@@ -16,7 +18,7 @@ pub use store::{Adopt, OpenedStore, Store, StoreStatus, TorrentFiles};
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Trouble with the disk.
 #[derive(Debug, thiserror::Error)]
@@ -42,4 +44,10 @@ pub enum StorageError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// Makes a [`StorageError`] of what the system said about `path`.
+fn io_error(op: &'static str, path: &Path) -> impl Fn(std::io::Error) -> StorageError + use<> {
+    let path = path.to_owned();
+    move |source| StorageError::Io { op, path: path.clone(), source }
 }

@@ -1,21 +1,272 @@
 //! The cache directory and its slots (docs/architecture.md §6).
+//!
+//! A slot belongs to one torrent and, while its lock is held, to one process (I4). Choosing one never fails because of
+//! what others hold or left behind: there is always a next one.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::StorageError;
+use super::sys::{self, Open};
+use super::{StorageError, io_error};
+use crate::base::InfoHash;
 
 /// An open cache directory; everything below it is reached by descriptor, never by path.
 #[derive(Debug)]
-pub struct CacheDir {}
+pub struct CacheDir {
+    dir: File,
+    path: PathBuf,
+}
 
-#[allow(unused_variables)]
+/// What a slot is used for; the two never share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// It holds the torrent's files.
+    Cache,
+    /// It holds what is known of somebody's own files.
+    Adopted,
+}
+
+/// A slot that this process owns until the value is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) dir: File,
+    pub(crate) path: PathBuf,
+    /// Holds the `flock`; its text is for people.
+    lock: File,
+}
+
 impl CacheDir {
     /// Opens `path`, creating it (0700) and its parents where they are missing.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        todo!()
+        let path = std::path::absolute(path).map_err(io_error("open", path))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(io_error("create", &path))?;
+        let dir = File::open(&path).map_err(io_error("open", &path))?;
+        if !dir.metadata().map_err(io_error("stat", &path))?.is_dir() {
+            return Err(io_error("open", &path)(io::ErrorKind::NotADirectory.into()));
+        }
+        Ok(Self { dir, path })
     }
+
     /// Its path as given, for messages.
     pub fn path(&self) -> &Path {
-        todo!()
+        &self.path
+    }
+
+    /// Device and inode.
+    pub(crate) fn directory(&self) -> Result<(u64, u64), StorageError> {
+        sys::status_of(&self.dir).map(|status| (status.dev, status.ino)).map_err(io_error("stat", &self.path))
+    }
+
+    /// Takes the first slot of a torrent that no live process owns and that has this use, making it if need be. Slots
+    /// that were passed over because somebody owns them are reported in `warnings`.
+    pub(crate) fn take_slot(
+        &self,
+        torrent: InfoHash,
+        wanted: Use,
+        warnings: &mut Vec<String>,
+    ) -> Result<Slot, StorageError> {
+        let _global = self.lock_globally()?;
+        for number in 1..=MAX_SLOTS {
+            let name = match number {
+                1 => torrent.to_string(),
+                _ => format!("{torrent}.{number}"),
+            };
+            let path = self.path.join(&name);
+            match self.try_slot(&name, &path, wanted).map_err(io_error("open", &path))? {
+                Attempt::Taken(slot) => return Ok(slot),
+                Attempt::Owned(owner) => {
+                    warnings.push(format!("{} is in use by {owner}; a slot beside it is used", path.display()));
+                }
+                Attempt::Unfit => {}
+            }
+        }
+        Err(io_error("lock", &self.path.join(torrent.to_string()))(io::ErrorKind::ResourceBusy.into()))
+    }
+
+    fn try_slot(&self, name: &str, path: &Path, wanted: Use) -> io::Result<Attempt> {
+        for _ in 0..RETRIES {
+            match sys::make_dir_at(&self.dir, OsStr::new(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            let dir = match sys::open_at(&self.dir, OsStr::new(name), Open::Directory) {
+                // Something that is no directory has the name, or it was removed this moment.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+                    return Ok(Attempt::Unfit);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let lock = sys::open_at(&dir, OsStr::new(LOCK), Open::Create)?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(Attempt::Owned(owner_text(&lock))),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // Whoever removes a slot holds its lock: we may have waited for, and got, the lock of a removed one.
+            if !self.is_named(name, &dir)? || !is_same(&lock, sys::status_at(&dir, OsStr::new(LOCK))?)? {
+                continue;
+            }
+            let other = match wanted {
+                Use::Cache => ADOPTED,
+                Use::Adopted => DATA,
+            };
+            if sys::status_at(&dir, OsStr::new(other))?.is_some() {
+                return Ok(Attempt::Unfit);
+            }
+            lock.set_len(0)?;
+            lock.write_all_at(format!("pid {}\n", std::process::id()).as_bytes(), 0)?;
+            return Ok(Attempt::Taken(Slot { dir, path: path.to_owned(), lock }));
+        }
+        Ok(Attempt::Unfit)
+    }
+
+    fn is_named(&self, name: &str, dir: &File) -> io::Result<bool> {
+        is_same(dir, sys::status_at(&self.dir, OsStr::new(name))?)
+    }
+
+    /// The lock for steps that concern several slots. Held for milliseconds; when it cannot be had for long (its owner
+    /// is stopped) we go on without: the slots' own locks still keep processes apart.
+    fn lock_globally(&self) -> Result<Option<File>, StorageError> {
+        let path = self.path.join(GLOBAL_LOCK);
+        let lock = sys::open_at(&self.dir, OsStr::new(GLOBAL_LOCK), Open::Create).map_err(io_error("open", &path))?;
+        let until = Instant::now() + GLOBAL_PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Some(lock)),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(GLOBAL_POLL),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// Writes the text of the lock file. The file stays the same: the lock hangs on it.
+    pub(crate) fn describe_owner(&self, text: &str) -> io::Result<()> {
+        self.lock.set_len(0)?;
+        self.lock.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// Opens the directory `data`, making it if need be.
+    pub(crate) fn data_dir(&self) -> io::Result<File> {
+        match sys::make_dir_at(&self.dir, OsStr::new(DATA)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => sys::open_at(&self.dir, OsStr::new(DATA), Open::Directory),
+        }
+    }
+
+    /// Device and inode.
+    pub(crate) fn directory(&self) -> io::Result<(u64, u64)> {
+        sys::status_of(&self.dir).map(|status| (status.dev, status.ino))
+    }
+}
+
+/// The directory of a slot's files.
+pub(crate) const DATA: &str = "data";
+
+/// The file that marks a slot as that of adopted files.
+pub(crate) const ADOPTED: &str = "adopted";
+
+const LOCK: &str = "lock";
+const GLOBAL_LOCK: &str = "cache.lock";
+
+/// Slots of one torrent at most.
+const MAX_SLOTS: u32 = 999;
+
+/// How often a slot that is being removed under our hands is tried.
+const RETRIES: usize = 3;
+
+const GLOBAL_PATIENCE: Duration = Duration::from_secs(5);
+const GLOBAL_POLL: Duration = Duration::from_millis(10);
+
+enum Attempt {
+    Taken(Slot),
+    /// By whom, as they say.
+    Owned(String),
+    Unfit,
+}
+
+fn is_same(open: &File, named: Option<sys::FileStatus>) -> io::Result<bool> {
+    let open = sys::status_of(open)?;
+    Ok(named.is_some_and(|named| (named.dev, named.ino) == (open.dev, open.ino)))
+}
+
+/// The first line of a lock's text, cut and harmless for a terminal.
+fn owner_text(lock: &File) -> String {
+    let mut bytes = [0; 200];
+    let read = lock.read_at(&mut bytes, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(&bytes[..read]);
+    match text.lines().next().map(str::trim) {
+        Some(line) if !line.is_empty() => line.chars().filter(|c| !c.is_control()).collect(),
+        _ => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const HASH: InfoHash = InfoHash([7; 20]);
+
+    fn taken(cache: &CacheDir, wanted: Use) -> (Slot, Vec<String>) {
+        let mut warnings = Vec::new();
+        (cache.take_slot(HASH, wanted, &mut warnings).unwrap(), warnings)
+    }
+
+    #[test]
+    fn a_missing_directory_is_made_private() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a/b");
+        let cache = CacheDir::open(&path).unwrap();
+        assert_eq!(cache.path(), path);
+        for path in [temp.path().join("a"), path] {
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        std::fs::write(temp.path().join("file"), "").unwrap();
+        assert!(CacheDir::open(&temp.path().join("file")).is_err());
+    }
+
+    #[test]
+    fn an_owned_slot_is_passed_over_and_a_freed_one_taken_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = CacheDir::open(temp.path()).unwrap();
+        let (first, warnings) = taken(&cache, Use::Cache);
+        assert!(warnings.is_empty() && first.path.ends_with(HASH.to_string()));
+        first.describe_owner("pid 1 at /mnt/x\nmore").unwrap();
+        let (second, warnings) = taken(&cache, Use::Cache);
+        assert!(second.path.ends_with(format!("{HASH}.2")));
+        assert!(warnings.len() == 1 && warnings[0].contains("pid 1 at /mnt/x;"), "{warnings:?}");
+        drop(first);
+        assert!(taken(&cache, Use::Cache).0.path.ends_with(HASH.to_string()));
+    }
+
+    #[test]
+    fn slots_of_the_two_uses_are_kept_apart() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = CacheDir::open(temp.path()).unwrap();
+        taken(&cache, Use::Cache).0.data_dir().unwrap();
+        let (slot, warnings) = taken(&cache, Use::Adopted);
+        assert!(slot.path.ends_with(format!("{HASH}.2")) && warnings.is_empty());
+        sys::open_at(&slot.dir, OsStr::new(ADOPTED), Open::Create).unwrap();
+        drop(slot);
+        assert!(taken(&cache, Use::Cache).0.path.ends_with(HASH.to_string()));
+        assert!(taken(&cache, Use::Adopted).0.path.ends_with(format!("{HASH}.2")));
+    }
+
+    #[test]
+    fn what_is_no_directory_is_no_slot() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = CacheDir::open(temp.path()).unwrap();
+        std::fs::write(temp.path().join(HASH.to_string()), "in the way").unwrap();
+        std::os::unix::fs::symlink("/", temp.path().join(format!("{HASH}.2"))).unwrap();
+        assert!(taken(&cache, Use::Cache).0.path.ends_with(format!("{HASH}.3")));
     }
 }

@@ -1,8 +1,19 @@
 //! The disk threads.
+//!
+//! Three lanes of closures and a handful of threads: whatever may wait for a disk, or hash, runs here. Knows nothing of
+//! pieces; bounds of the lanes are those of the memory budget (writes), the kernel (reads) and the upload queues.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A few threads that run closures; the urgent lane first. Dropping the last handle ends them after the queue is empty.
 #[derive(Debug, Clone)]
-pub struct DiskPool {}
+pub struct DiskPool {
+    owner: Arc<Owner>,
+}
 
 /// Which closures go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +26,236 @@ pub enum Lane {
     Idle,
 }
 
-#[allow(unused_variables)]
 impl DiskPool {
     /// Starts `threads` threads (at least 2) named `disk-N`.
+    ///
+    /// # Panics
+    /// When the system lets us have no thread at all.
     pub fn new(threads: usize) -> Self {
-        todo!()
+        let shared = Arc::new(Shared::default());
+        let mut started = 0;
+        for number in 0..threads.max(2) {
+            let worker = Arc::clone(&shared);
+            let spawned = std::thread::Builder::new().name(format!("disk-{number}")).spawn(move || worker.run());
+            match spawned {
+                Ok(_) => started += 1,
+                Err(error) => tracing::warn!(%error, started, "fewer disk threads than wanted"),
+            }
+        }
+        assert!(started > 0, "the system refuses to start a thread");
+        // One thread is kept from the lower lanes, so that a cold read never queues behind writes alone.
+        shared.lock().low_limit = (started - 1).max(1);
+        shared.wake.notify_all();
+        Self { owner: Arc::new(Owner { shared }) }
     }
+
     /// Queues a closure; never blocks. A panic in it is caught, logged and counted.
     pub fn submit(&self, lane: Lane, job: impl FnOnce() + Send + 'static) {
-        todo!()
+        let shared = &self.owner.shared;
+        let mut queues = shared.lock();
+        match lane {
+            Lane::Urgent => queues.urgent.push_back(Box::new(job)),
+            Lane::Normal => queues.normal.push_back(Box::new(job)),
+            Lane::Idle => queues.idle.push_back((Instant::now(), Box::new(job))),
+        }
+        drop(queues);
+        shared.wake.notify_one();
+    }
+
+    /// Jobs that have panicked.
+    pub fn panics(&self) -> u64 {
+        self.owner.shared.panics.load(Ordering::Relaxed)
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// An idle job that has waited this long goes first: journals must not wait for the end of a long download.
+const IDLE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the handles share; its drop is the end of the last one.
+#[derive(Debug)]
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.wake.notify_all();
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queues: Mutex<Queues>,
+    wake: Condvar,
+    panics: AtomicU64,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("panics", &self.panics).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Queues {
+    urgent: VecDeque<Job>,
+    normal: VecDeque<Job>,
+    idle: VecDeque<(Instant, Job)>,
+    /// Threads that run a normal or idle job now, and how many may.
+    low_running: usize,
+    low_limit: usize,
+    closing: bool,
+}
+
+impl Queues {
+    /// The next closure and whether it came from a lower lane.
+    fn next(&mut self) -> Option<(Job, bool)> {
+        let low_allowed = self.low_running < self.low_limit;
+        let overdue = self.idle.front().is_some_and(|(since, _)| since.elapsed() >= IDLE_PATIENCE);
+        if low_allowed && overdue {
+            return self.idle.pop_front().map(|(_, job)| (job, true));
+        }
+        if let Some(job) = self.urgent.pop_front() {
+            return Some((job, false));
+        }
+        if !low_allowed {
+            return None;
+        }
+        self.normal.pop_front().or_else(|| self.idle.pop_front().map(|(_, job)| job)).map(|job| (job, true))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.normal.is_empty() && self.idle.is_empty()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        // Jobs run outside the lock, so a poisoned one is only ever whole.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut queues = self.lock();
+        loop {
+            if let Some((job, low)) = queues.next() {
+                queues.low_running += usize::from(low);
+                drop(queues);
+                self.call(job);
+                queues = self.lock();
+                if low {
+                    queues.low_running -= 1;
+                    // A job of the lower lanes may have been left lying by the threads that were awake.
+                    self.wake.notify_one();
+                }
+            } else if queues.closing && queues.is_empty() {
+                return;
+            } else {
+                queues = self.wake.wait(queues).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn call(&self, job: Job) {
+        if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(job)) {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+            let text = panic.downcast_ref::<&str>().copied();
+            let reason = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+            tracing::error!(reason, "a disk job panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, RecvTimeoutError};
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_panic_costs_its_job_alone() {
+        let pool = DiskPool::new(2);
+        let (done, ended) = mpsc::channel();
+        for _ in 0..4 {
+            pool.submit(Lane::Urgent, || panic!("on purpose"));
+        }
+        pool.submit(Lane::Idle, move || done.send(()).unwrap());
+        ended.recv_timeout(BOUND).unwrap();
+        let until = Instant::now() + BOUND;
+        while pool.panics() < 4 {
+            assert!(Instant::now() < until, "{} panics counted", pool.panics());
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn lower_lanes_leave_a_thread_to_the_urgent_one() {
+        let pool = DiskPool::new(3);
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let (started, starts) = mpsc::channel();
+        for lane in [Lane::Normal, Lane::Idle, Lane::Normal, Lane::Idle, Lane::Normal] {
+            let (gate, started) = (Arc::clone(&gate), started.clone());
+            pool.submit(lane, move || {
+                started.send(lane).unwrap();
+                let _ = gate.lock().unwrap().recv();
+            });
+        }
+        for _ in 0..2 {
+            starts.recv_timeout(BOUND).unwrap();
+        }
+        let (done, ended) = mpsc::channel();
+        pool.submit(Lane::Urgent, move || done.send(()).unwrap());
+        ended.recv_timeout(BOUND).unwrap();
+        assert_eq!(starts.try_recv(), Err(mpsc::TryRecvError::Empty), "a third thread was taken");
+        drop(open);
+        for _ in 0..3 {
+            starts.recv_timeout(BOUND).unwrap();
+        }
+    }
+
+    #[test]
+    fn urgent_goes_before_normal_before_idle() {
+        let pool = DiskPool::new(2);
+        let (order, seen) = mpsc::channel();
+        let (open, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let (started, starts) = mpsc::channel();
+        // Hold both threads, queue in the wrong order, then let one go.
+        for lane in [Lane::Urgent, Lane::Urgent] {
+            let (gate, started) = (Arc::clone(&gate), started.clone());
+            pool.submit(lane, move || {
+                started.send(()).unwrap();
+                let _ = gate.lock().unwrap().recv();
+            });
+            starts.recv_timeout(BOUND).unwrap();
+        }
+        for lane in [Lane::Idle, Lane::Normal, Lane::Urgent] {
+            let order = order.clone();
+            pool.submit(lane, move || order.send(lane).unwrap());
+        }
+        open.send(()).unwrap();
+        let ran: Vec<_> = (0..3).map(|_| seen.recv_timeout(BOUND).unwrap()).collect();
+        assert_eq!(ran, [Lane::Urgent, Lane::Normal, Lane::Idle]);
+    }
+
+    #[test]
+    fn what_was_queued_runs_after_the_last_handle_is_gone() {
+        let pool = DiskPool::new(2);
+        let (done, ended) = mpsc::channel();
+        for number in 0..50 {
+            let done = done.clone();
+            pool.submit(Lane::Normal, move || done.send(number).unwrap());
+        }
+        drop((pool.clone(), done));
+        drop(pool);
+        let ran = std::iter::from_fn(|| ended.recv_timeout(BOUND).ok()).count();
+        assert_eq!(ran, 50);
+        assert_eq!(ended.recv_timeout(BOUND), Err(RecvTimeoutError::Disconnected));
     }
 }

@@ -1,11 +1,22 @@
-//! One torrent's files on disk.
+//! One torrent's files on disk: what others call. Opening, reading and writing have modules of their own.
 
+mod open;
+mod read;
+mod tracks;
+mod write;
+
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{CacheDir, PieceHashes, PieceTable, Pins, StorageError, Verdict};
+use self::tracks::{Look, Tracks};
+use self::write::InProgress;
+use super::backing::Backing;
+use super::cache_dir::Slot;
+use super::{CacheDir, PieceHashes, PieceTable, Pins, StorageError, Verdict, io_error};
 use crate::base::{Bitfield, BlockRef, FileIndex, InfoHash, Layout, PieceIndex, PieceRange};
 
 /// What a store needs to know of a torrent.
@@ -54,16 +65,32 @@ pub struct StoreStatus {
 
 /// One torrent's bytes on disk, its piece table and its resume state.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    layout: Arc<Layout>,
+    hashes: PieceHashes,
+    table: Arc<PieceTable>,
+    backing: Box<dyn Backing>,
+    tracks: Tracks,
+    /// Pieces that are being written. Each entry is locked by itself.
+    progress: Mutex<HashMap<PieceIndex, Arc<InProgress>>>,
+    /// Files found altered that nobody has been told of.
+    altered: Mutex<BTreeSet<FileIndex>>,
+    slot: Slot,
+    directories: Vec<(u64, u64)>,
+    /// The files are somebody else's (I4).
+    adopted: bool,
+    closed: AtomicBool,
+    hashed_pieces: AtomicU64,
+}
 
-#[allow(unused_variables)]
 impl Store {
     /// Takes a slot of the cache for the torrent: the first that no live process owns. `recheck`: trust nothing.
     ///
     /// Old, damaged or foreign state never fails this; it costs a check (`unchecked`) and a warning.
     pub fn open(cache: &CacheDir, torrent: TorrentFiles, recheck: bool) -> Result<OpenedStore, StorageError> {
-        todo!()
+        open::open(cache, torrent, recheck)
     }
+
     /// Shares existing files, read-only. A slot in the cache keeps only what was verified, by file identity.
     /// Files of wrong length or missing ones: their pieces are absent and a warning says so.
     pub fn adopt(
@@ -72,16 +99,19 @@ impl Store {
         files: Adopt,
         recheck: bool,
     ) -> Result<OpenedStore, StorageError> {
-        todo!()
+        open::adopt(cache, torrent, files, recheck)
     }
+
     /// The shared table.
     pub fn table(&self) -> &Arc<PieceTable> {
-        todo!()
+        &self.table
     }
+
     /// Where the bytes lie.
     pub fn layout(&self) -> &Arc<Layout> {
-        todo!()
+        &self.layout
     }
+
     /// Fills `buffer` from the page cache alone; `false`: it would have to wait for the disk (nothing is promised of
     /// the buffer then). The range must lie inside the file and under `pins`.
     pub fn try_read_now(
@@ -91,20 +121,28 @@ impl Store {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<bool, StorageError> {
-        todo!()
+        self.read_file_now(pins, file, offset, buffer)
     }
+
     /// Fills `buffer`, waiting for the disk. The range must lie inside the file and under `pins`.
+    ///
+    /// # Errors
+    /// [`StorageError::Absent`] when the file was altered behind our back: the pieces are unchecked from now on, and
+    /// [`suspect`](Self::suspect) tells which.
     pub fn read(&self, pins: &Pins, file: FileIndex, offset: u64, buffer: &mut [u8]) -> Result<(), StorageError> {
-        todo!()
+        self.read_file(pins, file, offset, buffer)
     }
+
     /// As [`try_read_now`](Self::try_read_now), for a range inside a piece, across files; padding reads as zeros.
     pub fn try_read_block_now(&self, pins: &Pins, block: BlockRef, buffer: &mut [u8]) -> Result<bool, StorageError> {
-        todo!()
+        self.read_spans_now(pins, block, buffer)
     }
+
     /// As [`read`](Self::read), for a range inside a piece, across files; padding reads as zeros.
     pub fn read_block(&self, pins: &Pins, block: BlockRef, buffer: &mut [u8]) -> Result<(), StorageError> {
-        todo!()
+        self.read_spans(pins, block, buffer)
     }
+
     /// Writes a run of blocks; the call that completes the piece ends its hash. Safe to call from several threads for
     /// one piece. Padding is not written.
     pub fn write(
@@ -114,51 +152,112 @@ impl Store {
         begin: u32,
         blocks: &[Bytes],
     ) -> Result<Verdict, StorageError> {
-        todo!()
+        self.write_run(piece, attempt, begin, blocks)
     }
+
     /// Hashes what lies on disk: the piece becomes present or absent.
     pub fn check(&self, piece: PieceIndex) -> Result<Verdict, StorageError> {
-        todo!()
+        self.check_piece(piece)
     }
+
     /// SHA-1 of each block of a present piece.
     pub fn block_digests(&self, piece: PieceIndex) -> Result<Vec<[u8; 20]>, StorageError> {
-        todo!()
+        let pins = self.table.pin(PieceRange::one(piece)).ok_or(StorageError::Absent(piece.raw()))?;
+        let digests = self.digests_on_disk(piece)?;
+        match pins.first_lost() {
+            Some(lost) => Err(StorageError::Absent(lost.raw())),
+            None => Ok(digests),
+        }
     }
+
     /// Compares a file with what we last saw of it; when it was altered by somebody else its pieces become unchecked,
     /// and their range is returned.
     pub fn suspect(&self, file: FileIndex) -> Option<PieceRange> {
-        todo!()
+        if self.layout.is_padding(file) || self.layout.file_bytes(file) == 0 {
+            return None;
+        }
+        match self.tracks.look(file, &*self.backing) {
+            Ok(Look::Same) => {}
+            // If we cannot even look, reads will tell.
+            Ok(Look::Altered) => self.distrust(file),
+            Err(error) => tracing::debug!(%error, "a file cannot be looked at"),
+        }
+        let altered = lock(&self.altered).remove(&file);
+        altered.then(|| self.pieces_of(file))
     }
+
+    /// The pieces of files that were found altered in passing, by a read or a write, since this was last asked.
+    pub fn take_altered(&self) -> Vec<PieceRange> {
+        let files = std::mem::take(&mut *lock(&self.altered));
+        files.into_iter().map(|file| self.pieces_of(file)).collect()
+    }
+
     /// Writes out the journal if anything is pending (call it every second), checkpoints when one is due.
     pub fn maintain(&self) -> Result<(), StorageError> {
-        todo!()
+        Ok(())
     }
+
     /// Last checkpoint; later writes are refused. Idempotent.
     pub fn close(&self) -> Result<(), StorageError> {
-        todo!()
+        self.closed.store(true, Ordering::Release);
+        Ok(())
     }
+
     /// A small named text kept in the slot (for example the listening port), `None` when it was never kept.
     pub fn remembered(&self, key: &str) -> Option<String> {
-        todo!()
+        let _ = key;
+        None
     }
+
     /// Keeps a small named text in the slot.
     pub fn remember(&self, key: &str, value: &str) -> Result<(), StorageError> {
-        todo!()
+        let _ = (key, value);
+        Ok(())
     }
+
     /// Writes the text of the slot's lock file, for people: pid, mount points, control socket.
     pub fn describe_owner(&self, text: &str) -> Result<(), StorageError> {
-        todo!()
+        self.slot.describe_owner(text).map_err(io_error("write", &self.slot.path))
     }
+
     /// Figures for status.
     pub fn status(&self) -> StoreStatus {
-        todo!()
+        StoreStatus {
+            path: self.slot.path.clone(),
+            allocated_bytes: self.tracks.allocated(),
+            hashed_pieces: self.hashed_pieces.load(Ordering::Relaxed),
+        }
     }
+
     /// Device and inode of the slot's directories, so that nobody mounts over them or asks us through our own mount.
     pub fn directories(&self) -> Vec<(u64, u64)> {
-        todo!()
+        self.directories.clone()
     }
-    /// An open descriptor of a wholly present file (for passthrough), pinned while it lives. Later.
+
+    /// The slot's directory.
     pub fn path_for_people(&self) -> &Path {
-        todo!()
+        &self.slot.path
     }
+
+    fn pieces_of(&self, file: FileIndex) -> PieceRange {
+        self.layout.pieces_of(file, 0, self.layout.file_bytes(file))
+    }
+
+    /// A file is not as we left it: none of its pieces is served before it was hashed again.
+    fn distrust(&self, file: FileIndex) {
+        let pieces = self.pieces_of(file);
+        let lost = pieces.iter().filter(|&piece| self.table.set_unchecked(piece)).count();
+        for (&piece, progress) in &*lock(&self.progress) {
+            if pieces.contains(piece) {
+                progress.reread();
+            }
+        }
+        tracing::warn!(path = %self.backing.path(file).display(), pieces = lost, "altered by somebody else");
+        lock(&self.altered).insert(file);
+    }
+}
+
+/// Every lock of the store guards a few lines that leave nothing half done, so a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

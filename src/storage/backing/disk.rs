@@ -1,0 +1,251 @@
+//! Real files, reached from an open directory, never by a path from the root: such a path could lead into our own
+//! mount. Open descriptors are kept in a bounded cache.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use super::{Backing, Identity, Seen};
+use crate::base::{FileIndex, Layout};
+use crate::storage::sys::{self, FileStatus, Open};
+
+/// Files on disk.
+#[derive(Debug)]
+pub(crate) struct DiskFiles {
+    layout: Arc<Layout>,
+    dir: File,
+    /// The path of `dir`, for messages.
+    path: PathBuf,
+    /// The device that identities are relative to.
+    dev: u64,
+    names: Names,
+    /// The inode that each file was first met with (0: not yet); a name that leads elsewhere later is refused.
+    inodes: Box<[AtomicU64]>,
+    open: Mutex<LruCache<FileIndex, Arc<File>>>,
+}
+
+/// How the files are called below the directory.
+#[derive(Debug)]
+enum Names {
+    /// By their index; ours to write.
+    Slot,
+    /// By path; somebody else's, read-only (I4).
+    Adopted(Vec<Option<PathBuf>>),
+}
+
+impl DiskFiles {
+    /// The files of a slot: `dir` is its `data` directory.
+    pub(crate) fn slot(layout: Arc<Layout>, dir: File, path: PathBuf) -> io::Result<Self> {
+        Self::new(layout, dir, path, Names::Slot)
+    }
+
+    /// Files of the user's: paths below `dir`, which are reached through real directories only.
+    pub(crate) fn adopted(
+        layout: Arc<Layout>,
+        dir: File,
+        path: PathBuf,
+        paths: Vec<Option<PathBuf>>,
+    ) -> io::Result<Self> {
+        Self::new(layout, dir, path, Names::Adopted(paths))
+    }
+
+    /// Device and inode of the directory.
+    pub(crate) fn directory(&self) -> io::Result<(u64, u64)> {
+        sys::status_of(&self.dir).map(|status| (status.dev, status.ino))
+    }
+
+    fn new(layout: Arc<Layout>, dir: File, path: PathBuf, names: Names) -> io::Result<Self> {
+        let dev = sys::status_of(&dir)?.dev;
+        let inodes = std::iter::repeat_with(|| AtomicU64::new(0)).take(layout.file_count()).collect();
+        // Sockets and the mount need descriptors too: a quarter of the limit is ours.
+        let room = (sys::descriptor_limit() / 4).clamp(8, MAX_OPEN_FILES) as usize;
+        let open = Mutex::new(LruCache::new(NonZeroUsize::new(room).unwrap_or(NonZeroUsize::MIN)));
+        Ok(Self { layout, dir, path, dev, names, inodes, open })
+    }
+
+    fn cached(&self, file: FileIndex) -> Option<Arc<File>> {
+        self.lock().get(&file).map(Arc::clone)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<FileIndex, Arc<File>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open file for reading (and writing, where that is allowed).
+    fn reader(&self, file: FileIndex) -> io::Result<Arc<File>> {
+        if let Some(open) = self.cached(file) {
+            return Ok(open);
+        }
+        let opened = match &self.names {
+            Names::Slot => match sys::open_at(&self.dir, &slot_name(file), Open::Write) {
+                // The disk was remounted read-only, or is somebody else's: what is there can still be served.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => {
+                    sys::open_at(&self.dir, &slot_name(file), Open::Read)?
+                }
+                other => other?,
+            },
+            Names::Adopted(_) => {
+                let (dir, name) = self.adopted_entry(file)?;
+                sys::open_at(dir.as_ref().unwrap_or(&self.dir), name, Open::Read)?
+            }
+        };
+        self.keep(file, opened)
+    }
+
+    /// The open file for writing; made when it is missing.
+    fn writer(&self, file: FileIndex) -> io::Result<Arc<File>> {
+        match (&self.names, self.cached(file)) {
+            (Names::Adopted(_), _) => Err(io::ErrorKind::PermissionDenied.into()),
+            (Names::Slot, Some(open)) => Ok(open),
+            (Names::Slot, None) => self.keep(file, sys::open_at(&self.dir, &slot_name(file), Open::Create)?),
+        }
+    }
+
+    /// Puts a file that was just opened into the cache, if it is the one that we know.
+    fn keep(&self, file: FileIndex, opened: File) -> io::Result<Arc<File>> {
+        let status = sys::status_of(&opened)?;
+        let known = &self.inodes[file.at()];
+        let met = known.compare_exchange(0, status.ino, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|met| met);
+        if !status.regular || (met != 0 && met != status.ino) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the file was replaced by another"));
+        }
+        let opened = Arc::new(opened);
+        // What falls out is closed after the lock is gone: a close may wait for the disk.
+        let fallen = self.lock().push(file, Arc::clone(&opened));
+        drop(fallen);
+        Ok(opened)
+    }
+
+    /// The directory (`None`: the root itself) and the last component of an adopted file's path. Each component is
+    /// opened by itself and must be no symlink.
+    fn adopted_entry(&self, file: FileIndex) -> io::Result<(Option<File>, &OsStr)> {
+        let Names::Adopted(paths) = &self.names else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let path = paths.get(file.at()).and_then(Option::as_deref).ok_or(io::ErrorKind::NotFound)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mut dir: Option<File> = None;
+        for component in parent.components() {
+            let Component::Normal(part) = component else { return Err(io::ErrorKind::InvalidInput.into()) };
+            dir = Some(sys::open_at(dir.as_ref().unwrap_or(&self.dir), part, Open::Directory)?);
+        }
+        Ok((dir, name))
+    }
+
+    fn status(&self, file: FileIndex) -> io::Result<Option<FileStatus>> {
+        match &self.names {
+            Names::Slot => sys::status_at(&self.dir, &slot_name(file)),
+            Names::Adopted(_) => match self.adopted_entry(file) {
+                Ok((dir, name)) => sys::status_at(dir.as_ref().unwrap_or(&self.dir), name),
+                Err(error) if is_gone(&error) => Ok(None),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+impl Backing for DiskFiles {
+    fn read_at(&self, file: FileIndex, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let open = self.reader(file)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match open.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_now_at(&self, file: FileIndex, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        // Opening may wait for the disk, so a file that is not open is left to `read_at`.
+        let Some(open) = self.cached(file) else { return Ok(None) };
+        sys::read_now(&open, buffer, offset)
+    }
+
+    fn write_vectored_at(&self, file: FileIndex, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        sys::write_all_at(&*self.writer(file)?, slices, offset)
+    }
+
+    fn prepare(&self, file: FileIndex) -> io::Result<()> {
+        let (open, length) = (self.writer(file)?, self.layout.file_bytes(file));
+        if open.metadata()?.len() != length {
+            open.set_len(length)?;
+        }
+        Ok(())
+    }
+
+    fn punch(&self, file: FileIndex, offset: u64, length: u64) -> io::Result<()> {
+        sys::punch(&*self.writer(file)?, offset, length)
+    }
+
+    fn sync(&self, file: FileIndex) -> io::Result<()> {
+        // All of it, not the data alone: the times belong to the file's identity.
+        self.reader(file)?.sync_all()
+    }
+
+    fn seen(&self, file: FileIndex) -> io::Result<Option<Seen>> {
+        Ok(self.status(file)?.filter(|status| status.regular).map(|status| Seen {
+            identity: Identity {
+                dev: status.dev.wrapping_sub(self.dev),
+                ino: status.ino,
+                size: status.size,
+                mtime: status.mtime,
+                ctime: status.ctime,
+            },
+            allocated: status.allocated,
+        }))
+    }
+
+    fn next_data(&self, file: FileIndex, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let open = match self.reader(file) {
+            Err(error) if is_gone(&error) => return Ok(None),
+            other => other?,
+        };
+        if matches!(self.names, Names::Adopted(_)) {
+            // Somebody's file may be sparse and right: its holes are zeros, not absence.
+            let size = open.metadata()?.len();
+            return Ok((offset < size).then_some(offset..size));
+        }
+        Ok(sys::next_data(&open, offset)?.map(|(start, end)| start..end))
+    }
+
+    fn forget(&self, file: FileIndex) {
+        self.inodes[file.at()].store(0, Ordering::Relaxed);
+        let fallen = self.lock().pop(&file);
+        drop(fallen);
+    }
+
+    fn path(&self, file: FileIndex) -> PathBuf {
+        match &self.names {
+            Names::Slot => self.path.join(slot_name(file)),
+            Names::Adopted(paths) => {
+                self.path.join(paths.get(file.at()).and_then(Option::as_deref).unwrap_or(Path::new("")))
+            }
+        }
+    }
+}
+
+/// Descriptors kept open at most.
+const MAX_OPEN_FILES: u64 = 128;
+
+/// Whether an error says that there is no such file (any more), or that something else has its name.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EISDIR | libc::ENXIO))
+        || error.kind() == io::ErrorKind::NotFound
+}
+
+fn slot_name(file: FileIndex) -> OsString {
+    OsStr::from_bytes(file.to_string().as_bytes()).to_owned()
+}

@@ -1,0 +1,187 @@
+//! What we last saw of each file, so that somebody else's change of it is noticed (docs/architecture.md §6, stamps).
+//!
+//! Our own writes move a file's times too. So a file is looked at before the first and after the last of a bunch of
+//! overlapping writes: the look before must find what the look after the last bunch left.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::super::StorageError;
+use super::super::backing::{Backing, Identity, Seen};
+use super::super::io_error;
+use crate::base::{FileIndex, Layout};
+
+/// One entry a file.
+#[derive(Debug)]
+pub(super) struct Tracks {
+    files: Box<[Mutex<Track>]>,
+    /// Sum over all files, as of the last look at each.
+    allocated: AtomicI64,
+}
+
+#[derive(Debug, Default)]
+struct Track {
+    /// Writes of ours that are under way, and a number that each beginning and end of one moves.
+    writing: u32,
+    turn: u32,
+    /// The file after our last write, `None` when there is none.
+    stamp: Option<Identity>,
+    allocated: u64,
+}
+
+impl Track {
+    fn join(&mut self) {
+        self.writing += 1;
+        self.turn = self.turn.wrapping_add(1);
+    }
+}
+
+/// What a look at a file came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// As we left it, or our own writes are under way and nothing can be told.
+    Same,
+    /// Somebody else has written, cut, replaced or removed it.
+    Altered,
+}
+
+impl Tracks {
+    /// Starts from what was seen of each file at opening.
+    pub(super) fn new(seen: impl Iterator<Item = Option<Seen>>) -> Self {
+        let mut sum = 0;
+        let files = seen
+            .map(|seen| {
+                let allocated = seen.map_or(0, |seen| seen.allocated);
+                sum += allocated as i64;
+                Mutex::new(Track { stamp: seen.map(|seen| seen.identity), allocated, ..Track::default() })
+            })
+            .collect();
+        Self { files, allocated: AtomicI64::new(sum) }
+    }
+
+    /// Bytes allocated on disk.
+    pub(super) fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// The file as we left it; `None` while our own writes move it, and when there is none.
+    pub(super) fn stamp(&self, file: FileIndex) -> Option<Identity> {
+        let track = self.lock(file);
+        track.stamp.filter(|_| track.writing == 0)
+    }
+
+    /// Compares a file with what we left, and takes what is there now as seen.
+    pub(super) fn look(&self, file: FileIndex, backing: &dyn Backing) -> Result<Look, StorageError> {
+        self.look_and(file, backing, |_| {})
+    }
+
+    /// To be called before a write, and [`end_write`](Self::end_write) after it if this succeeds. Makes the file, or
+    /// gives it its length back, where that is needed.
+    pub(super) fn begin_write(
+        &self,
+        file: FileIndex,
+        layout: &Layout,
+        backing: &dyn Backing,
+    ) -> Result<Look, StorageError> {
+        let look = self.look_and(file, backing, Track::join)?;
+        let right_length = self.lock(file).stamp.is_some_and(|stamp| stamp.size == layout.file_bytes(file));
+        if !right_length && let Err(error) = backing.prepare(file) {
+            self.leave(file, backing);
+            return Err(io_error("create", &backing.path(file))(error));
+        }
+        Ok(look)
+    }
+
+    /// To be called after a write, whatever it came to.
+    pub(super) fn end_write(&self, file: FileIndex, layout: &Layout, backing: &dyn Backing) -> Look {
+        let Some((before, now)) = self.leave(file, backing) else { return Look::Same };
+        let same_file = match (before, now) {
+            (Some(before), Some(now)) => now.is_same_file(&before),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if !same_file {
+            backing.forget(file);
+        }
+        // The length is always ours: a file that was cut before this write has got it back.
+        let ours = same_file && now.is_some_and(|now| now.size == layout.file_bytes(file));
+        if ours { Look::Same } else { Look::Altered }
+    }
+
+    /// Ends one write of ours. The last of a bunch looks at the file: what it was before the bunch, and what it is now.
+    fn leave(&self, file: FileIndex, backing: &dyn Backing) -> Option<(Option<Identity>, Option<Identity>)> {
+        for look in 1.. {
+            let turn = {
+                let mut track = self.lock(file);
+                if track.writing > 1 {
+                    track.writing -= 1;
+                    track.turn = track.turn.wrapping_add(1);
+                    return None;
+                }
+                track.turn
+            };
+            // Outside the lock: a look may wait for the disk. If it fails, nothing is known of the file.
+            let seen = backing.seen(file).ok().flatten();
+            let mut track = self.lock(file);
+            // If others have written meanwhile, what was seen may be from before or after.
+            if track.turn == turn || (look >= LOOKS && track.writing == 1) {
+                let before = track.stamp;
+                self.settle(&mut track, seen);
+                track.writing = 0;
+                track.turn = track.turn.wrapping_add(1);
+                return Some((before, track.stamp));
+            }
+        }
+        None
+    }
+
+    fn look_and(
+        &self,
+        file: FileIndex,
+        backing: &dyn Backing,
+        then: impl Fn(&mut Track),
+    ) -> Result<Look, StorageError> {
+        for _ in 0..LOOKS {
+            let turn = {
+                let mut track = self.lock(file);
+                if track.writing > 0 {
+                    then(&mut track);
+                    return Ok(Look::Same);
+                }
+                track.turn
+            };
+            let seen = backing.seen(file).map_err(io_error("stat", &backing.path(file)))?;
+            let now = seen.map(|seen| seen.identity);
+            let mut track = self.lock(file);
+            if track.turn != turn {
+                continue;
+            }
+            let before = track.stamp;
+            if before != now {
+                self.settle(&mut track, seen);
+            }
+            then(&mut track);
+            drop(track);
+            if before.is_some_and(|before| now.is_none_or(|now| !now.is_same_file(&before))) {
+                backing.forget(file);
+            }
+            return Ok(if before == now { Look::Same } else { Look::Altered });
+        }
+        then(&mut self.lock(file));
+        Ok(Look::Same)
+    }
+
+    fn settle(&self, track: &mut Track, seen: Option<Seen>) {
+        let allocated = seen.map_or(0, |seen| seen.allocated);
+        self.allocated.fetch_add(allocated as i64 - track.allocated as i64, Ordering::Relaxed);
+        track.allocated = allocated;
+        track.stamp = seen.map(|seen| seen.identity);
+    }
+
+    fn lock(&self, file: FileIndex) -> MutexGuard<'_, Track> {
+        self.files[file.at()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How often a look is repeated when our own writes come in between.
+const LOOKS: u32 = 4;

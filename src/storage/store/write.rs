@@ -1,0 +1,239 @@
+//! Writing and hashing pieces.
+//!
+//! Runs of a piece come from several threads in any order. Each is written at once; the hash advances in order over
+//! runs while they are warm, and over what came too early by reading it back from the page cache. One thread at a time
+//! holds the hash; no lock is held while it works.
+
+use std::collections::hash_map::Entry;
+use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use sha1::{Digest, Sha1};
+
+use super::super::verify::Ranges;
+use super::super::{PieceState, StorageError, Verdict, io_error};
+use super::{Look, Store, lock};
+use crate::base::{BlockRef, FileIndex, PieceIndex};
+
+/// A piece that is being written.
+#[derive(Debug)]
+pub(super) struct InProgress {
+    attempt: u32,
+    hashing: Mutex<Hashing>,
+}
+
+#[derive(Debug)]
+struct Hashing {
+    /// `None` while a thread works with it, and after the end.
+    hasher: Option<Sha1>,
+    /// How far it has got.
+    hashed: u32,
+    written: Ranges,
+    /// A file of the piece was altered behind our back: the hash tells nothing of what lies on disk.
+    reread: bool,
+    /// A write has failed, or the verdict is spoken.
+    over: bool,
+}
+
+impl InProgress {
+    pub(super) fn reread(&self) {
+        lock(&self.hashing).reread = true;
+    }
+}
+
+impl Store {
+    pub(super) fn write_run(
+        &self,
+        piece: PieceIndex,
+        attempt: u32,
+        begin: u32,
+        blocks: &[Bytes],
+    ) -> Result<Verdict, StorageError> {
+        let run = self.checked_run(piece, begin, blocks)?;
+        if self.table.state(piece) == PieceState::Present {
+            // A late duplicate: dropped, never written (I6).
+            return Ok(Verdict::Verified);
+        }
+        let Some(progress) = self.enter(piece, attempt) else { return Ok(Verdict::Incomplete) };
+        let mut warm = lock(&progress.hashing).take_at(begin);
+        if let Some(hasher) = &mut warm {
+            blocks.iter().for_each(|block| hasher.update(block));
+        }
+        if let Err(error) = self.write_blocks(run, blocks) {
+            // The attempt is lost: its hash may have seen what the disk has not.
+            lock(&progress.hashing).over = true;
+            self.leave(piece, &progress);
+            return Err(error);
+        }
+        lock(&progress.hashing).put(run, warm);
+        self.advance(piece, &progress)
+    }
+
+    pub(super) fn check_piece(&self, piece: PieceIndex) -> Result<Verdict, StorageError> {
+        match self.table.state(piece) {
+            PieceState::Present => return Ok(Verdict::Verified),
+            PieceState::Evicting => return Err(StorageError::Absent(piece.raw())),
+            PieceState::Absent | PieceState::Unchecked => {}
+        }
+        let mut hasher = Sha1::new();
+        let matches = match self.hash_on_disk(piece, 0, self.layout.piece_bytes(piece), &mut hasher) {
+            Ok(()) => self.hashes.accept(piece, hasher),
+            Err(StorageError::Absent(_)) => false,
+            Err(error) => return Err(error),
+        };
+        self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
+        if matches {
+            self.table.set_present(piece);
+            return Ok(Verdict::Verified);
+        }
+        self.table.set_absent(piece);
+        Ok(Verdict::Corrupt(Vec::new()))
+    }
+
+    /// The run as a range, if the store takes writes and it lies inside its piece.
+    fn checked_run(&self, piece: PieceIndex, begin: u32, blocks: &[Bytes]) -> Result<BlockRef, StorageError> {
+        let refuse = |kind: io::ErrorKind| io_error("write", &self.slot.path)(kind.into());
+        if self.adopted {
+            return Err(refuse(io::ErrorKind::ReadOnlyFilesystem));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(refuse(io::ErrorKind::BrokenPipe));
+        }
+        let length: usize = blocks.iter().map(Bytes::len).sum();
+        let length = u32::try_from(length).map_err(|_| refuse(io::ErrorKind::InvalidInput))?;
+        let inside = begin.checked_add(length).is_some_and(|end| end <= self.layout.piece_bytes(piece));
+        if !inside {
+            return Err(refuse(io::ErrorKind::InvalidInput));
+        }
+        Ok(BlockRef { piece, begin, length })
+    }
+
+    /// The entry of an attempt; `None` when a newer one has begun.
+    fn enter(&self, piece: PieceIndex, attempt: u32) -> Option<Arc<InProgress>> {
+        match lock(&self.progress).entry(piece) {
+            Entry::Occupied(entry) if entry.get().attempt == attempt => Some(Arc::clone(entry.get())),
+            Entry::Occupied(entry) if entry.get().attempt > attempt => None,
+            Entry::Occupied(mut entry) => {
+                entry.insert(InProgress::new(attempt));
+                Some(Arc::clone(entry.get()))
+            }
+            Entry::Vacant(entry) => Some(Arc::clone(entry.insert(InProgress::new(attempt)))),
+        }
+    }
+
+    fn leave(&self, piece: PieceIndex, ours: &Arc<InProgress>) {
+        if let Entry::Occupied(entry) = lock(&self.progress).entry(piece)
+            && Arc::ptr_eq(entry.get(), ours)
+        {
+            entry.remove();
+        }
+    }
+
+    /// Brings the hash forward over what is written, as far as there is no gap; at the end speaks the verdict.
+    fn advance(&self, piece: PieceIndex, progress: &Arc<InProgress>) -> Result<Verdict, StorageError> {
+        let length = self.layout.piece_bytes(piece);
+        loop {
+            let (mut hasher, from, to) = {
+                let mut hashing = lock(&progress.hashing);
+                let (from, to) = (hashing.hashed, hashing.written.end_of_run(hashing.hashed));
+                if hashing.over || (from == to && from < length) {
+                    return Ok(Verdict::Incomplete);
+                }
+                // Somebody else has the hash: they will find what we have written.
+                let Some(hasher) = hashing.hasher.take() else { return Ok(Verdict::Incomplete) };
+                if from == length {
+                    hashing.over = true;
+                    let reread = hashing.reread;
+                    drop(hashing);
+                    let verdict = self.verdict(piece, hasher, reread);
+                    self.leave(piece, progress);
+                    return verdict;
+                }
+                (hasher, from, to)
+            };
+            if let Err(error) = self.hash_on_disk(piece, from, to, &mut hasher) {
+                lock(&progress.hashing).over = true;
+                self.leave(piece, progress);
+                return Err(error);
+            }
+            let mut hashing = lock(&progress.hashing);
+            hashing.hashed = to;
+            hashing.hasher = Some(hasher);
+        }
+    }
+
+    fn verdict(&self, piece: PieceIndex, mut hasher: Sha1, reread: bool) -> Result<Verdict, StorageError> {
+        if reread {
+            hasher = Sha1::new();
+            self.hash_on_disk(piece, 0, self.layout.piece_bytes(piece), &mut hasher)?;
+        }
+        self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
+        if self.hashes.accept(piece, hasher) {
+            self.table.set_present(piece);
+            return Ok(Verdict::Verified);
+        }
+        self.table.set_absent(piece);
+        self.digests_on_disk(piece).map(Verdict::Corrupt)
+    }
+
+    fn write_blocks(&self, run: BlockRef, blocks: &[Bytes]) -> Result<(), StorageError> {
+        let mut blocks = blocks.iter().map(|block| &block[..]).filter(|block| !block.is_empty());
+        let mut rest: &[u8] = &[];
+        let mut slices = Vec::new();
+        for span in self.layout.block_spans(run) {
+            slices.clear();
+            let mut missing = span.length as usize;
+            while missing > 0 {
+                if rest.is_empty() {
+                    rest = blocks.next().expect("the run is as long as its blocks");
+                }
+                let (part, tail) = rest.split_at(missing.min(rest.len()));
+                slices.push(IoSlice::new(part));
+                missing -= part.len();
+                rest = tail;
+            }
+            if !span.padding {
+                self.write_slices(span.file, span.offset, &mut slices)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_slices(&self, file: FileIndex, offset: u64, slices: &mut [IoSlice<'_>]) -> Result<(), StorageError> {
+        if self.tracks.begin_write(file, &self.layout, &*self.backing)? == Look::Altered {
+            self.distrust(file);
+        }
+        let written = self.backing.write_vectored_at(file, offset, slices);
+        if self.tracks.end_write(file, &self.layout, &*self.backing) == Look::Altered {
+            self.distrust(file);
+        }
+        written.map_err(io_error("write", &self.backing.path(file)))
+    }
+}
+
+impl InProgress {
+    fn new(attempt: u32) -> Arc<Self> {
+        let hashing =
+            Hashing { hasher: Some(Sha1::new()), hashed: 0, written: Ranges::default(), reread: false, over: false };
+        Arc::new(Self { attempt, hashing: Mutex::new(hashing) })
+    }
+}
+
+impl Hashing {
+    /// The hash, if it has come just as far as `begin`.
+    fn take_at(&mut self, begin: u32) -> Option<Sha1> {
+        if self.hashed == begin { self.hasher.take() } else { None }
+    }
+
+    /// Books a run as written; `warm` is the hash if it has gone over the run.
+    fn put(&mut self, run: BlockRef, warm: Option<Sha1>) {
+        let end = run.begin + run.length;
+        self.written.insert(run.begin, end);
+        if let Some(hasher) = warm {
+            self.hashed = end;
+            self.hasher = Some(hasher);
+        }
+    }
+}
