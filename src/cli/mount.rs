@@ -48,7 +48,7 @@ fn serve(
     // Nothing of ours may be looked up by a path inside our own mount.
     std::env::set_current_dir("/")?;
     let mut process = Process::start(background)?;
-    let torrents = process.resolve(named)?;
+    let torrents = process.resolve(named, args.swarm.bind)?;
     let mountpoint = prepare_mountpoint(&args.mountpoint)?;
     refuse_cache_inside(&session.cache_dir, &mountpoint)?;
     // Open until the mount has been refused or made.

@@ -1,5 +1,6 @@
 //! What mounts and seeds have in common: the runtime, signals, the control socket, the orderly end.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::logging::LastWarnings;
 use super::torrents::{self, Named};
-use super::{daemon, exit, live, paths};
+use super::{daemon, exit, live, paths, text};
 use crate::control::{Control, StatusSource, Warning, prepare_directory};
 use crate::fs::Mount;
 use crate::net::{Session, SessionConfig, TorrentHandle};
@@ -72,7 +73,7 @@ impl Process {
     }
 
     /// Fetches what was named by a URL, in order.
-    pub(crate) fn resolve(&mut self, named: Vec<Named>) -> anyhow::Result<Vec<Arc<Metainfo>>> {
+    pub(crate) fn resolve(&mut self, named: Vec<Named>, bind: Option<IpAddr>) -> anyhow::Result<Vec<Arc<Metainfo>>> {
         let mut torrents = Vec::with_capacity(named.len());
         for one in named {
             torrents.push(match one {
@@ -80,11 +81,11 @@ impl Process {
                 Named::Url(url) => {
                     let fetched = self.runtime.block_on(async {
                         tokio::select! {
-                            fetched = torrents::fetch(&url) => fetched,
+                            fetched = torrents::fetch(&url, bind) => fetched,
                             _ = self.ends.recv() => Err(anyhow::anyhow!("interrupted")),
                         }
                     })?;
-                    torrents::parse(&url, &fetched)?
+                    torrents::parse(&text::safe(&url), &fetched)?
                 }
             });
         }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: SeedArgs) -> anyhow::Result<i32> {
     let target = logging::Target::foreground();
     let logging = logging::start(&args.swarm.log, &target)?;
     let mut process = Process::start(false)?;
-    let torrents = process.resolve(named)?;
+    let torrents = process.resolve(named, args.swarm.bind)?;
     let session = process.session(config)?;
     for (metainfo, data) in torrents.iter().zip(data) {
         let added = session.add(AddTorrent {

@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
 
 use super::text::safe;
+use crate::net::http::fetch_torrent;
 use crate::proto::metainfo::{MAX_TORRENT_BYTES, Metainfo};
 
 /// A torrent as it was named.
@@ -65,11 +68,8 @@ pub(crate) fn parse(name: &str, bytes: &[u8]) -> anyhow::Result<Arc<Metainfo>> {
 }
 
 /// Fetches a torrent file by http or https.
-pub(crate) async fn fetch(url: &str) -> anyhow::Result<Vec<u8>> {
-    match crate::net::http::fetch_torrent(url, None).await {
-        Ok(bytes) => Ok(bytes.into()),
-        Err(error) => bail!("{url}: {error}"),
-    }
+pub(crate) async fn fetch(url: &str, bind: Option<IpAddr>) -> anyhow::Result<Bytes> {
+    fetch_torrent(url, bind).await.with_context(|| safe(url))
 }
 
 /// Refuses a torrent that is named twice.
