@@ -103,13 +103,12 @@ impl Ahead {
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
     open: RwLock<HashMap<u64, Arc<Handle>>>,
-    last: AtomicU64,
 }
 
 impl Handles {
     /// Enters a file that is being opened.
     pub(crate) fn open(&self, torrent: &TorrentHandle, file: FileIndex, config: PrefetchConfig) -> Arc<Handle> {
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
         let handle = Arc::new(Handle::new(HandleId(number), torrent.clone(), file, config));
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&handle));
         handle
@@ -130,3 +129,6 @@ impl Handles {
         self.open.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
+
+/// One count for all mounts of the process: a torrent that is in two of them tells their open files apart by it.
+static NEXT_HANDLE: AtomicU64 = AtomicU64::new(1);

@@ -114,8 +114,9 @@ impl Mount {
             },
         );
         let system = |source| MountError::System { path: path.clone(), source };
-        let session = open_session(&config, &path, &view)?;
         let watch = watch::spawn(Arc::clone(&view.pending)).map_err(system)?;
+        // Ends the watch as well when the mount does not come about.
+        let session = open_session(&config, &path, &view).inspect_err(|_| view.stop())?;
         let state = Arc::new(SessionState::default());
         let device = MountInfo::at(&path).map(|mount| mount.device);
         let served = (Arc::clone(&view), Arc::clone(&state), device.clone());
@@ -135,9 +136,10 @@ impl Mount {
                 state.end();
             })
             .map_err(system)?;
-        // The first call of a mount: when it returns, requests are answered.
-        fs::symlink_metadata(&path).map_err(system)?;
-        Ok(Self { path, device, view, session: state, unmounting: Mutex::new(()) })
+        let mount = Self { path, device, view, session: state, unmounting: Mutex::new(()) };
+        // When its first call returns, requests are answered.
+        fs::symlink_metadata(&mount.path).map_err(|source| MountError::System { path: mount.path.clone(), source })?;
+        Ok(mount)
     }
 
     /// The mount point, absolute.

@@ -44,10 +44,7 @@ impl View {
                     Attempt::Answered
                 }
                 Ok(false) => Attempt::Cold,
-                Err(error) => {
-                    report(&handle, &error);
-                    Attempt::Missing
-                }
+                Err(error) => Attempt::Broken(error),
             }),
         };
         let Some(reply) = reply else {
@@ -61,7 +58,12 @@ impl View {
         match (attempt, pins) {
             (Attempt::Cold, Some(pins)) => {
                 let view = Arc::clone(self);
-                handle.torrent.pool().submit(Lane::Urgent, move || view.read_pinned(read, &pins));
+                handle.torrent.pool().submit(Lane::Urgent, move || view.read_pinned(read, pins));
+            }
+            (Attempt::Broken(error), pins) => {
+                drop(pins);
+                report(&handle, &error);
+                self.wait(read);
             }
             _ => self.wait(read),
         }
@@ -100,25 +102,28 @@ impl View {
         }
         let pieces = read.handle.pieces(read.offset, read.length as u64);
         match read.handle.torrent.store().table().pin(pieces) {
-            Some(pins) => self.read_pinned(read, &pins),
+            Some(pins) => self.read_pinned(read, pins),
             // Evicted or found altered in between.
             None => self.again(read),
         }
     }
 
     /// Reads from the disk and answers. On a disk thread.
-    fn read_pinned(self: &Arc<Self>, read: Waiting, pins: &Pins) {
+    fn read_pinned(self: &Arc<Self>, read: Waiting, pins: Pins) {
         let handle = Arc::clone(&read.handle);
         let (offset, length) = (read.offset, read.length);
         let mut read = Some(read);
-        with_buffer(length, |buffer| match handle.torrent.store().read(pins, handle.file, offset, buffer) {
-            Ok(()) => {
+        let outcome = with_buffer(length, |buffer| {
+            handle.torrent.store().read(&pins, handle.file, offset, buffer).map(|()| {
                 if let Some(read) = read.take() {
                     read.answer(Ok(buffer));
                 }
-            }
-            Err(error) => report(&handle, &error),
+            })
         });
+        drop(pins);
+        if let Err(error) = outcome {
+            report(&handle, &error);
+        }
         if let Some(read) = read {
             self.again(read);
         }
@@ -135,8 +140,10 @@ enum Attempt {
     Answered,
     /// The pieces are present, the page cache is cold.
     Cold,
-    /// A piece is missing, or its file is not what it was.
+    /// A piece is missing.
     Missing,
+    /// The pieces are present, and their file is not what it was.
+    Broken(StorageError),
 }
 
 /// A present piece could not be read: somebody has cut or replaced the file. Its pieces are to be checked again, and

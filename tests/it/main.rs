@@ -2,6 +2,7 @@
 mod cli;
 mod corpus;
 mod create;
+mod fs_model;
 mod http_client;
 mod layering;
 mod store;

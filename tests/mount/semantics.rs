@@ -2,6 +2,7 @@
 //! system. In place of a swarm an owner task in this process hands out the pieces, so that a test says which reads wait
 //! and for how long.
 
+mod content;
 mod data;
 mod endings;
 mod many;
