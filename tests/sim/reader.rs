@@ -145,11 +145,11 @@ fn go_on(world: &mut World, node: usize, reader: usize) {
             }
             *from += length;
             let (file, plan) = (this.file, this.prefetcher.on_read(now, offset, length));
-            tell(world, node, reader, plan);
             let pieces = world.content.layout.pieces_of(file, offset, length);
             let engine = world.engine_mut(node);
             if pieces.iter().all(|piece| engine.disk.has(piece)) {
                 engine.readers[reader].waiting = Some((Ticket(0), offset, length, now));
+                tell(world, node, reader, plan);
                 done(world, node, reader, Ok(()), false);
             } else {
                 // The ticket's number is known before the answer can come.
@@ -158,6 +158,8 @@ fn go_on(world: &mut World, node: usize, reader: usize) {
                 if let Some(waiting) = &mut world.engine_mut(node).readers[reader].waiting {
                     waiting.0 = ticket;
                 }
+                // After the read: what is waited for goes first.
+                tell(world, node, reader, plan);
             }
         }
     }

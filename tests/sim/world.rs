@@ -33,6 +33,8 @@ pub struct World {
     /// A digest of everything that was delivered, to compare runs.
     pub trace: u64,
     pub steps: u64,
+    /// Every message is printed: `SIM_TRACE=1`, for one scenario at a time.
+    talkative: bool,
 }
 
 /// One host.
@@ -89,6 +91,7 @@ impl World {
             announces: Vec::new(),
             trace: seed,
             steps: 0,
+            talkative: std::env::var_os("SIM_TRACE").is_some(),
         }
     }
 
@@ -345,6 +348,10 @@ impl World {
         }
         let node = self.connections[connection].nodes[side];
         self.note(connection, side, &message);
+        if self.talkative {
+            let from = self.connections[connection].nodes[1 - side];
+            eprintln!("{:>12.3?} {from} -> {node}: {}", self.elapsed(), brief(&message));
+        }
         match &self.nodes[node].kind {
             Kind::Engine(_) => crate::node::received(self, node, connection, message),
             Kind::Script(_) => crate::script::received(self, node, connection, message),
@@ -412,6 +419,18 @@ impl World {
         };
         let word = kind ^ (connection as u64) << 48 ^ (side as u64) << 63 ^ self.elapsed().as_nanos() as u64;
         self.trace = (self.trace ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+    }
+}
+
+fn brief(message: &Message) -> String {
+    match message {
+        Message::Piece { piece, begin, data } => format!("Piece {piece} {begin} ({})", data.len()),
+        Message::Request(request) => format!("Request {} {}", request.piece, request.begin),
+        Message::Cancel(request) => format!("Cancel {} {}", request.piece, request.begin),
+        Message::Reject(request) => format!("Reject {} {}", request.piece, request.begin),
+        Message::Bitfield(_) => "Bitfield".into(),
+        Message::Extended { id, .. } => format!("Extended {id}"),
+        other => format!("{other:?}"),
     }
 }
 

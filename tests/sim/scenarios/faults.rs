@@ -33,7 +33,7 @@ fn a_choke_in_the_middle_only_delays() {
 
 #[test]
 fn a_single_seed_that_rejects_a_request_is_asked_again() {
-    for rejects in [Some_::First(1), Some_::First(20), Some_::Part(0.1)] {
+    for rejects in [Some_::First(1), Some_::First(14), Some_::Part(0.1)] {
         reads_through(7, 120, &[Behaviour { rejects, ..Behaviour::default() }], |_, _| ());
     }
 }

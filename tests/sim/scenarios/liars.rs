@@ -58,22 +58,6 @@ fn when_all_lie_the_read_fails_in_bounded_time_and_they_are_banned() {
 }
 
 #[test]
-fn a_single_seed_that_lies_now_and_then_is_still_of_use() {
-    sweep(10, small(), |world| {
-        let mount = world.add_engine(mount_config(world));
-        let lie = world.rng.u64(1..60);
-        let liar = world.add_script(Behaviour::default());
-        let reader = cat(world, mount, 0);
-        world.run_until(seconds(30), move |world| world.script(liar).blocks >= lie);
-        world.script_mut(liar).behaviour.poison = 1.0;
-        world.run_until(seconds(30), move |world| world.script(liar).blocks > lie);
-        world.script_mut(liar).behaviour.poison = 0.0;
-        assert!(world.run_until(seconds(60), |world| world.engine(mount).readers[reader].finished));
-        assert_eq!(world.engine(mount).readers[reader].bytes_read(), 3 * MIB);
-    });
-}
-
-#[test]
 fn liars_cannot_starve_a_reader_of_the_one_good_seed() {
     sweep(10, small(), |world| {
         let mount = world.add_engine(mount_config(world));
