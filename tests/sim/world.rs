@@ -71,6 +71,7 @@ pub struct Connection {
     pub keys: [PeerKey; 2],
     pub open: [bool; 2],
     last_arrival: [Instant; 2],
+    last_delivery: [Instant; 2],
     /// Both ends speak the fast extension.
     pub fast: bool,
 }
@@ -223,13 +224,19 @@ impl World {
                 world.for_node(
                     other,
                     Box::new(move |world| {
-                        if std::mem::replace(&mut world.connections[connection].open[1 - side], false) {
-                            world.ended(connection, 1 - side);
-                        }
+                        let drained = world.connections[connection].last_delivery[side];
+                        world.at(drained, Box::new(move |world| world.finished(connection, 1 - side)));
                     }),
                 );
             }),
         );
+    }
+
+    /// The other end has closed.
+    fn finished(&mut self, connection: usize, side: usize) {
+        if std::mem::replace(&mut self.connections[connection].open[side], false) {
+            self.ended(connection, side);
+        }
     }
 
     fn ended(&mut self, connection: usize, side: usize) {
@@ -278,8 +285,9 @@ impl World {
             Kind::Engine(_) => true,
             Kind::Script(script) => script.behaviour.fast,
         });
-        let last_arrival = [self.now; 2];
-        self.connections.push(Connection { nodes: [from, to], keys, open: [true; 2], last_arrival, fast });
+        let (last_arrival, last_delivery) = ([self.now; 2], [self.now; 2]);
+        let nodes = [from, to];
+        self.connections.push(Connection { nodes, keys, open: [true; 2], last_arrival, last_delivery, fast });
         for side in [0, 1] {
             let node = self.connections[index].nodes[side];
             self.for_node(node, Box::new(move |world| world.established(index, side)));
@@ -325,17 +333,28 @@ impl World {
             return;
         }
         let (from, to) = (this.nodes[side], this.nodes[1 - side]);
-        let mut arrival = departure + self.nodes[from].latency + self.nodes[to].latency;
+        let arrival = departure + self.nodes[from].latency + self.nodes[to].latency;
+        // In order within a connection.
+        let arrival = arrival.max(this.last_arrival[side]);
+        this.last_arrival[side] = arrival;
+        self.at(arrival, Box::new(move |world| world.arrive(connection, side, message)));
+    }
+
+    /// The last link: blocks share the receiver's bandwidth in the order in which they get there.
+    fn arrive(&mut self, connection: usize, side: usize, message: Message) {
+        let this = &mut self.connections[connection];
+        let to = this.nodes[1 - side];
+        let mut delivery = self.now;
         if let Message::Piece { data, .. } = &message {
             let receiver = &mut self.nodes[to];
-            receiver.down_free = arrival.max(receiver.down_free) + time_for(data.len(), receiver.down_bytes_per_second);
-            arrival = receiver.down_free;
+            receiver.down_free =
+                receiver.down_free.max(self.now) + time_for(data.len(), receiver.down_bytes_per_second);
+            delivery = receiver.down_free;
         }
-        // In order within a connection.
-        arrival = arrival.max(this.last_arrival[side]);
-        this.last_arrival[side] = arrival;
+        delivery = delivery.max(this.last_delivery[side]);
+        this.last_delivery[side] = delivery;
         self.at(
-            arrival,
+            delivery,
             Box::new(move |world| {
                 world.for_node(to, Box::new(move |world| world.deliver(connection, 1 - side, message)));
             }),
