@@ -4,6 +4,7 @@
 //! that the others would not bring sooner: equals share a piece between them, a slow peer takes something further on,
 //! or nothing. Only peers whose state changed are looked at, unless the demand did.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
@@ -25,6 +26,8 @@ struct Turn {
     mean: f64,
     /// Everybody who serves us.
     all: Crew,
+    /// Somebody left a block that a reader waits for to faster peers.
+    left_to_others: Cell<bool>,
 }
 
 impl Torrent {
@@ -42,13 +45,23 @@ impl Torrent {
             return;
         }
         let keys: Vec<_> = if everybody { self.peers.keys().copied().collect() } else { some.into_iter().collect() };
-        let mut queue: BinaryHeap<_> = keys.into_iter().filter_map(|key| self.place_in_queue(&turn, key)).collect();
+        self.serve(&mut turn, keys);
+        if turn.left_to_others.get() && !everybody {
+            // Those others may be idle, and nothing else would make them look.
+            let keys = self.peers.keys().copied().collect();
+            self.serve(&mut turn, keys);
+        }
+    }
+
+    /// Gives these peers what they can take, the soonest first.
+    fn serve(&mut self, turn: &mut Turn, keys: Vec<PeerKey>) {
+        let mut queue: BinaryHeap<_> = keys.into_iter().filter_map(|key| self.place_in_queue(turn, key)).collect();
         while let Some(Reverse((_, key))) = queue.pop() {
-            let Some(eta) = self.peers.get(&key).map(|peer| eta(peer, &turn)) else { continue };
-            let Some(block) = self.pick(&turn, key, eta) else { continue };
-            if self.ask(now, key, block, eta, false) {
-                turn.all.outstanding += f64::from(BLOCK_BYTES);
-                queue.extend(self.place_in_queue(&turn, key));
+            let Some(eta) = self.peers.get(&key).map(|peer| eta(peer, turn)) else { continue };
+            let Some(block) = self.pick(turn, key, eta) else { continue };
+            if self.ask(turn.now, key, block, eta, false) {
+                turn.all.outstanding += BLOCK;
+                queue.extend(self.place_in_queue(turn, key));
             }
         }
     }
@@ -62,7 +75,8 @@ impl Torrent {
         let serving = self.peers.values().filter(|peer| !peer.peer_choking && !peer.snubbed);
         let rates: Vec<f64> = serving.clone().filter_map(|peer| peer.pace.rate(now)).collect();
         let mean = if rates.is_empty() { FRESH_RATE } else { rates.iter().sum::<f64>() / rates.len() as f64 };
-        let mut turn = Turn { now, memory: self.memory(), mean, all: Crew::default() };
+        let mut turn =
+            Turn { now, memory: self.memory(), mean, all: Crew::default(), left_to_others: Cell::new(false) };
         let mut all = Crew::default();
         serving.for_each(|peer| enlist(&mut all, peer, &turn));
         turn.all = all;
@@ -96,7 +110,7 @@ impl Torrent {
         if eta > HORIZON && peer.outstanding() > 0 {
             return None;
         }
-        let lead = self.others(turn, peer, None).head_start(eta);
+        let lead = others(turn, peer).head_start(eta);
         let mut ahead = 0.0;
         let mut found = None;
         for (piece, class) in self.demand.open().take(OPEN_LOOKED_AT) {
@@ -112,13 +126,14 @@ impl Torrent {
                 break;
             }
             // Slower than the rest: only what those others who have this very piece would not reach before.
-            let others = self.others(turn, peer, Some(piece));
             let open = self.open_bytes(piece);
-            if others.rate > 0.0 && (peer.snubbed || ahead + open <= others.head_start(eta)) {
+            let sooner = self.brought_sooner(turn, peer, piece, eta);
+            if sooner.is_some_and(|bytes| peer.snubbed || ahead + open <= bytes) {
+                turn.left_to_others.set(turn.left_to_others.get() || blocked);
                 ahead += open;
                 continue;
             }
-            found = Some((piece, others.head_start(eta) > 0.0));
+            found = Some((piece, sooner.is_some_and(|bytes| bytes > 0.0)));
             break;
         }
         let (piece, from_the_end) = found?;
@@ -227,35 +242,42 @@ impl Torrent {
         }
     }
 
-    /// All who serve us but this one; those who have `piece`, if one is named.
-    fn others(&self, turn: &Turn, peer: &Peer, piece: Option<PieceIndex>) -> Crew {
-        let mut crew = Crew::default();
-        match piece {
-            Some(piece) => {
-                let able = self.peers.values().filter(|other| {
-                    other.key != peer.key && !other.snubbed && !other.peer_choking && other.may_ask(turn.now, piece)
-                });
-                able.for_each(|other| enlist(&mut crew, other, turn));
-            }
-            None => {
-                crew = turn.all;
-                if !peer.peer_choking && !peer.snubbed {
-                    crew.rate = (crew.rate - peer.pace.rate(turn.now).unwrap_or(turn.mean)).max(0.0);
-                    crew.outstanding = (crew.outstanding - peer.outstanding_bytes() as f64).max(0.0);
-                }
-                if crew.rate < 1.0 {
-                    crew.rate = 0.0;
-                }
-            }
+    /// Bytes that others can bring of a piece, in whole blocks, before a block that this peer brings in `eta` seconds;
+    /// `None`: nobody else can be asked for it.
+    fn brought_sooner(&self, turn: &Turn, peer: &Peer, piece: PieceIndex, eta: f64) -> Option<f64> {
+        let able = self.peers.values().filter(|other| {
+            let serves = !other.snubbed && !other.peer_choking && other.may_ask(turn.now, piece);
+            other.key != peer.key && serves && self.may_take(piece, other.key)
+        });
+        let mut blocks = None;
+        for other in able {
+            let mut alone = Crew::default();
+            enlist(&mut alone, other, turn);
+            // Block by block: seven slow peers do not make one that is seven times as quick.
+            let head_start = alone.head_start(eta);
+            *blocks.get_or_insert(0.0) += if head_start > 0.0 { (head_start / BLOCK).floor() + 1.0 } else { 0.0 };
         }
-        crew
+        blocks.map(|blocks: f64| blocks * BLOCK)
     }
 
     /// Bytes of a piece that nobody was asked for.
     fn open_bytes(&self, piece: PieceIndex) -> f64 {
         let blocks = self.assembly.get(piece).map_or_else(|| self.layout.block_count(piece), |partial| partial.free());
-        blocks as f64 * f64::from(BLOCK_BYTES)
+        blocks as f64 * BLOCK
     }
+}
+
+/// All who serve us but this one, taken as one source: never slower than they are.
+fn others(turn: &Turn, peer: &Peer) -> Crew {
+    let mut crew = turn.all;
+    if !peer.peer_choking && !peer.snubbed {
+        crew.rate = (crew.rate - peer.pace.rate(turn.now).unwrap_or(turn.mean)).max(0.0);
+        crew.outstanding = (crew.outstanding - peer.outstanding_bytes() as f64).max(0.0);
+    }
+    if crew.rate < 1.0 {
+        crew.rate = 0.0;
+    }
+    crew
 }
 
 fn eta(peer: &Peer, turn: &Turn) -> f64 {
@@ -272,6 +294,7 @@ fn enlist(crew: &mut Crew, peer: &Peer, turn: &Turn) {
 const HORIZON: f64 = 2.0;
 /// Requests beyond the usual depth for blocks that a reader waits for.
 const EXTRA: usize = 8;
+const BLOCK: f64 = BLOCK_BYTES as f64;
 /// Bytes per second assumed while nobody has sent anything.
 const FRESH_RATE: f64 = 256.0 * 1024.0;
 /// Background requests per peer while somebody waits.
