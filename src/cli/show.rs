@@ -158,7 +158,7 @@ impl<'m> Shown<'m> {
                     EntryKind::Symlink { target } => Some(utf8(target)),
                     _ => None,
                 },
-                pieces_root: entry.pieces_root.map(hex::encode),
+                pieces_root: entry.pieces_root.as_deref().map(hex::encode),
             })
             .collect();
         Self {

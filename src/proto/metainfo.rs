@@ -166,7 +166,7 @@ pub struct Entry {
     /// What it is.
     pub kind: EntryKind,
     /// Root of the file's SHA-256 tree (BEP 52), for non-empty files of v2 and hybrid torrents.
-    pub pieces_root: Option<[u8; 32]>,
+    pub pieces_root: Option<Box<[u8; 32]>>,
 }
 
 /// What an entry is (BEP 47).

@@ -122,7 +122,7 @@ fn what_stands_beside_the_info_dictionary_is_read() {
     assert!(parse("v23-negative-date.torrent").unwrap().creation_date.unwrap() < 0);
     assert_eq!(parse("v22-unknown-keys.torrent").unwrap().source.as_deref(), Some("TRK"));
     let hybrid = parse("v05-hybrid-multi.torrent").unwrap();
-    assert!(hybrid.entries.iter().all(|entry| entry.pieces_root.is_some() == !entry.path.is_empty()));
+    assert!(hybrid.entries.iter().all(|entry| entry.pieces_root.is_some() != entry.path.is_empty()));
     assert!(parse("v06-hybrid-single.torrent").unwrap().single_file);
     assert!(parse("v03-v2-only-small.torrent").unwrap().single_file);
     assert!(!parse("v04-v2-only-multi.torrent").unwrap().single_file);

@@ -1,5 +1,6 @@
 //! The rooms depend on each other one way only, and the calls that a room has forsworn do not occur in it
-//! (docs/architecture.md §2). Reads `src/` as text: comments and `#[cfg(test)]` modules at the end of a file are cut.
+//! (docs/architecture.md §2). Reads `src/` as text: comments, `#[cfg(test)]` modules at the end of a file and files
+//! called `tests.rs` or below `tests/` are left out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -141,6 +142,7 @@ fn sources(room: &str) -> Vec<(PathBuf, String)> {
     paths.push(PathBuf::from(format!("src/{room}.rs")));
     paths
         .into_iter()
+        .filter(|path| !path.ends_with("tests.rs") && path.components().all(|part| part.as_os_str() != "tests"))
         .map(|path| (path.clone(), fs::read_to_string(&path).expect("a source file is readable")))
         .collect()
 }

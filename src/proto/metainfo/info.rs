@@ -47,6 +47,7 @@ pub(super) fn read(info: Bytes, unsorted: bool, notes: &mut Notes) -> Result<Met
         }
     }
     let layout = Layout::new(piece_length, &content.specs).map_err(layout_error)?;
+    drop(content.specs);
     if single_file {
         content.entries.iter_mut().for_each(|entry| entry.path = name.clone());
     } else {

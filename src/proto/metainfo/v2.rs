@@ -19,7 +19,7 @@ pub(super) struct TreeFile {
     pub(super) path: Box<[u8]>,
     length: u64,
     kind: EntryKind,
-    root: Option<Hash>,
+    root: Option<Box<Hash>>,
 }
 
 /// Reads a file tree, in its own order. Walks flat: depth costs no stack.
@@ -86,7 +86,10 @@ fn read_file(path: &[u8], properties: Value<'_>, piece_length: u32) -> Result<Tr
     let root = match dict.get("pieces root") {
         Some(root) if length > 0 => {
             let root = root.as_bytes().and_then(|root| Hash::try_from(root).ok());
-            Some(root.ok_or_else(|| refuse("P18", format!("a pieces root is not 32 bytes: {}", quoted(path))))?)
+            Some(
+                root.map(Box::new)
+                    .ok_or_else(|| refuse("P18", format!("a pieces root is not 32 bytes: {}", quoted(path))))?,
+            )
         }
         None if length > 0 => return Err(refuse("P18", format!("a pieces root is missing: {}", quoted(path)))),
         _ => None,
@@ -145,7 +148,7 @@ pub(super) fn match_v1(
         if spec.length > 0 && !begins.is_multiple_of(u64::from(piece_length)) {
             return Err(differ(&format!("{} does not begin with a piece in v1", quoted(&file.path))));
         }
-        entry.pieces_root = file.root;
+        entry.pieces_root = file.root.clone();
     }
     match tree.next() {
         Some(_) => Err(differ("v2 has a file that v1 lacks")),
@@ -160,9 +163,9 @@ pub(super) fn check_layers(metainfo: &Metainfo, layers: Option<Value<'_>>) -> Re
     let piece_length = u64::from(metainfo.layout.piece_length());
     for (entry, file) in metainfo.entries.iter().zip(metainfo.layout.files()) {
         let length = metainfo.layout.file_bytes(file);
-        if let Some(root) = entry.pieces_root.filter(|_| length > piece_length) {
+        if let Some(root) = entry.pieces_root.as_deref().filter(|_| length > piece_length) {
             let pieces = length.div_ceil(piece_length);
-            if *wanted.entry(root).or_insert(pieces) != pieces {
+            if *wanted.entry(*root).or_insert(pieces) != pieces {
                 return Err(refuse("P18", "files of different length share a pieces root"));
             }
         }

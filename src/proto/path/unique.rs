@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What lies at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,8 @@ impl<'p, P: AsRef<[u8]>> PathIndex<'p, P> {
     /// keeps it, and a directory keeps its name before any file. Depends on nothing but the paths and their order.
     pub fn renames(&self) -> Vec<(usize, Box<[u8]>)> {
         let mut renames = Vec::new();
-        let mut given: HashSet<Box<[u8]>> = HashSet::new();
+        // Hashes instead of paths: where two are the same by chance, a number is left out, no more.
+        let mut given: HashSet<u64> = HashSet::new();
         let mut start = 0;
         while let Some(&first) = self.order.get(start) {
             let path = self.path(first);
@@ -56,11 +58,10 @@ impl<'p, P: AsRef<[u8]>> PathIndex<'p, P> {
                     let candidate = [parent, &super::numbered_name(name, number)].concat().into_boxed_slice();
                     number += 1;
                     let found = self.find(&candidate);
-                    if found.entry.is_none() && !found.directory && !given.contains(&candidate) {
+                    if found.entry.is_none() && !found.directory && given.insert(hash(&candidate)) {
                         break candidate;
                     }
                 };
-                given.insert(free.clone());
                 renames.push((index as usize, free));
             }
             start = end;
@@ -82,6 +83,12 @@ impl<'p, P: AsRef<[u8]>> PathIndex<'p, P> {
         let below = |index: &u32| self.path(*index).strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/'));
         self.order.get(at).is_some_and(below)
     }
+}
+
+fn hash(path: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Orders paths so that whatever lies below a path follows it directly.
