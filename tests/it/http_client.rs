@@ -151,7 +151,7 @@ async fn an_announce_keeps_every_byte_of_the_query_and_asks_for_no_compression()
 
 #[tokio::test]
 async fn a_refusal_with_a_status_tells_its_reason() {
-    let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 35\r\n\r\nd14:failure reason12:no such usere";
+    let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 34\r\n\r\nd14:failure reason12:no such usere";
     let server = RawServer::saying(refusal.into());
     let AnnounceOutcome::Failed { reason } = announce(server.url("/announce")).await else { panic!() };
     assert!(reason.contains("no such user"), "{reason}");
