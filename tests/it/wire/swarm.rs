@@ -1,0 +1,153 @@
+//! Sessions among themselves.
+
+use std::time::{Duration, Instant};
+
+use btfs::base::PieceRange;
+use btfs::engine::{Command, ReadError};
+use btfs::net::AddTorrent;
+
+use super::{Content, Node, read, stored, wait};
+
+#[test]
+fn what_is_read_is_fetched_and_nothing_else() {
+    let content = Content::random("film.mkv", 3_000_000, 65536, None);
+    let (seed, leech) = (Node::start(), Node::start());
+    seed.seed(&content);
+    let handle = leech.leech(&content, &seed);
+    let layout = handle.store().layout().clone();
+    let wanted = PieceRange::inclusive(layout.piece(7).unwrap(), layout.piece(9).unwrap());
+    read(&handle, wanted).unwrap();
+    let pins = handle.store().table().pin(wanted).unwrap();
+    let mut bytes = vec![0; 3 * 65536];
+    handle.store().read(&pins, layout.file(0).unwrap(), 7 * 65536, &mut bytes).unwrap();
+    assert!(bytes == content.bytes[7 * 65536..10 * 65536]);
+    assert_eq!(handle.store().table().present_count(), 3);
+}
+
+#[test]
+fn the_whole_content_crosses_from_seed_to_leecher_and_on_to_a_third() {
+    let content = Content::random("all.bin", 20_000_001, 262_144, None);
+    let (seed, middle, last) = (Node::start(), Node::start(), Node::start());
+    seed.seed(&content);
+    let handle = middle.leech(&content, &seed);
+    read(&handle, handle.store().layout().pieces()).unwrap();
+    assert!(stored(&handle) == content.bytes);
+    drop(seed);
+    let onward = last.leech(&content, &middle);
+    read(&onward, onward.store().layout().pieces()).unwrap();
+    assert!(stored(&onward) == content.bytes);
+    wait("the upload is counted", || handle.snapshot().unwrap().uploaded_bytes >= content.bytes.len() as u64);
+}
+
+#[test]
+fn a_second_life_needs_no_peer_and_keeps_the_port() {
+    let content = Content::random("again.bin", 500_000, 32768, None);
+    let (seed, mut leech) = (Node::start(), Node::start());
+    seed.seed(&content);
+    let handle = leech.leech(&content, &seed);
+    read(&handle, handle.store().layout().pieces()).unwrap();
+    let port = leech.session.port();
+    leech.session.shutdown();
+    drop(seed);
+    let config = |config: &mut btfs::net::SessionConfig| config.cache_dir = leech.directory.path().join("cache");
+    let second = Node::start_with(config);
+    let handle = second.session.add(content.to_add()).unwrap();
+    read(&handle, handle.store().layout().pieces()).unwrap();
+    assert!(stored(&handle) == content.bytes);
+    assert_eq!(second.session.port(), port);
+    leech.session = second.session.clone();
+}
+
+#[test]
+fn an_abandoned_read_is_not_answered_and_a_stopped_one_fails() {
+    let content = Content::random("nobody.bin", 100_000, 32768, None);
+    let node = Node::start();
+    let handle = node.session.add(content.to_add()).unwrap();
+    let pieces = handle.store().layout().pieces();
+    let (sender, outcomes) = std::sync::mpsc::channel();
+    let answer = |name: &'static str| {
+        let sender = sender.clone();
+        Box::new(move |outcome| sender.send((name, outcome)).unwrap())
+    };
+    let abandoned = handle.read(pieces, answer("abandoned"));
+    handle.read(pieces, answer("stopped"));
+    handle.read(PieceRange::default(), answer("empty"));
+    assert_eq!(outcomes.recv_timeout(Duration::from_secs(5)).unwrap(), ("empty", Ok(())));
+    handle.abandon(abandoned);
+    let started = Instant::now();
+    node.session.shutdown();
+    assert!(started.elapsed() < Duration::from_secs(2), "nothing to wait for");
+    assert_eq!(outcomes.recv_timeout(Duration::from_secs(5)).unwrap(), ("stopped", Err(ReadError::Stopped)));
+    handle.read(pieces, answer("late"));
+    assert_eq!(outcomes.recv_timeout(Duration::from_secs(5)).unwrap(), ("late", Err(ReadError::Stopped)));
+    assert!(outcomes.recv_timeout(Duration::from_millis(100)).is_err());
+    assert!(handle.snapshot().is_none());
+}
+
+#[test]
+fn a_torrent_is_added_once() {
+    let content = Content::random("once.bin", 100_000, 32768, None);
+    let node = Node::start();
+    node.session.add(content.to_add()).unwrap();
+    assert!(matches!(node.session.add(content.to_add()), Err(btfs::net::SessionError::Twice)));
+    assert_eq!(node.session.torrents().len(), 1);
+}
+
+#[test]
+fn an_asked_port_that_is_taken_is_an_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let node = Node::start();
+    let config = btfs::net::SessionConfig {
+        cache_dir: directory.path().join("cache"),
+        port: Some(port),
+        bind: Some([127, 0, 0, 1].into()),
+        upload: true,
+        max_peers: 10,
+        read_timeout: None,
+        fill: btfs::engine::Fill::None,
+        use_trackers: false,
+        max_per_address: 3,
+        recheck: false,
+    };
+    let refused = btfs::net::Session::start(config, runtime.handle().clone());
+    assert!(matches!(refused, Err(btfs::net::SessionError::Listen { addr, .. }) if addr.port() == port));
+    drop(node);
+}
+
+#[test]
+fn peers_meet_through_a_tracker_and_say_goodbye() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = std::sync::Arc::new(btfs::tracker::Store::new(btfs::tracker::StoreConfig::default()));
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}/announce", listener.local_addr().unwrap());
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    runtime.spawn(btfs::tracker::serve(listener, store, stopped));
+    let content = Content::random("met.bin", 400_000, 32768, Some(url));
+    let (seed, leech) = (Node::start(), Node::start());
+    let seeding = seed.seed(&content);
+    wait("the seed has announced", || seeding.snapshot().unwrap().trackers.iter().any(|tracker| tracker.working));
+    let handle = leech.session.add(content.to_add()).unwrap();
+    read(&handle, handle.store().layout().pieces()).unwrap();
+    assert!(stored(&handle) == content.bytes);
+    let started = Instant::now();
+    leech.session.shutdown();
+    seed.session.shutdown();
+    assert!(started.elapsed() < Duration::from_secs(6));
+}
+
+#[test]
+fn a_seed_of_wrong_files_serves_nothing() {
+    let content = Content::random("wrong.bin", 300_000, 32768, None);
+    let (seed, leech) = (Node::start(), Node::start_with(|config| config.read_timeout = Some(Duration::from_secs(2))));
+    let path = seed.directory.path().join("content");
+    std::fs::write(&path, vec![7; 300_000]).unwrap();
+    let seeding = seed.session.add(AddTorrent { data: Some(path), ..content.to_add() }).unwrap();
+    assert!(read(&seeding, seeding.store().layout().pieces()).is_err());
+    let handle = leech.leech(&content, &seed);
+    assert!(read(&handle, handle.store().layout().pieces()).is_err());
+    assert_eq!(handle.store().table().present_count(), 0);
+    handle.command(Command::Stop);
+}
