@@ -88,8 +88,9 @@ impl Torrent {
     fn have_message(&mut self, now: Instant, key: PeerKey, piece: u32) -> Verdict {
         let piece = self.checked(piece)?;
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        // Said twice costs nothing and keeps nothing: some peers repeat themselves after their bitfield.
         if !peer.pieces.set(piece) {
-            return self.useless(now, key);
+            return Ok(());
         }
         self.background.availability.add_one(piece, &peer.pieces);
         if peer.is_seed() || self.demand.class(piece).is_some() || self.background.is_wanted(piece) {
