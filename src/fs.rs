@@ -6,7 +6,6 @@
 mod errno;
 mod forest;
 mod fuse;
-mod fusermount;
 mod handle;
 mod mount;
 mod mountpoint;

@@ -1,8 +1,9 @@
 //! A mount's life: put at its mount point, served until somebody unmounts it, taken away in bounded time.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 use fuser::{MountOption, Session, SessionACL};
 
 use super::fuse::Fuse;
-use super::fusermount;
 use super::mountpoint::{MountInfo, prepare_mountpoint, refuse_overlap};
 use super::sys;
 use super::view::{View, ViewConfig};
@@ -67,7 +67,9 @@ pub enum MountError {
     Overlap { path: PathBuf },
     #[error("/dev/fuse is missing: load the kernel module (modprobe fuse), or let the container have the device")]
     NoDevice,
-    #[error("/dev/fuse cannot be opened: {source}")]
+    #[error(
+        "/dev/fuse cannot be opened: {source}; let root make it usable for you (chmod 0666 /dev/fuse), or run as root"
+    )]
     Device { source: io::Error },
     #[error("--allow-other needs the line \"user_allow_other\" in /etc/fuse.conf when you are not root")]
     AllowOther,
@@ -231,7 +233,13 @@ fn places(device: Option<&str>) -> Vec<PathBuf> {
 pub(super) fn detach(path: &Path) -> io::Result<()> {
     match sys::unmount(path, true) {
         Err(error) if is_gone(&error) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => fusermount::unmount(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let output = Command::new(HELPER).args(["-u", "-z", "--"]).arg(path).stdin(Stdio::null()).output()?;
+            if output.status.success() {
+                return Ok(());
+            }
+            Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
         outcome => outcome,
     }
 }
@@ -248,43 +256,20 @@ fn open_session(config: &MountConfig, path: &Path, view: &Arc<View>) -> Result<S
     session.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
     // Two, so that a long answer does not hold up a short one.
     session.n_threads = Some(2);
-    let fuse = Fuse::new(Arc::clone(view));
-    let opened = match device() {
-        Ok(_) => {
-            // Each thread its own queue; it opens the device again, and would fail only after the mount is up.
-            session.clone_fd = true;
-            Session::new(fuse, path, &session)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(MountError::NoDevice),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let mut options: Vec<String> = session.mount_options.iter().filter_map(spelled).collect();
-            options.extend(allow_other.then(|| "allow_other".to_owned()));
-            fusermount::mount(path, &options.join(","))
-                .and_then(|descriptor| Session::from_fd(fuse, descriptor, session.acl, session))
-        }
-        Err(source) => return Err(MountError::Device { source }),
-    };
-    opened.map_err(|source| explain(path, source))
+    // Asked first, for a clear message: fusermount3 opens the device with our rights as well.
+    device()?;
+    // Each thread its own queue; it opens the device again, and would fail only after the mount is up.
+    session.clone_fd = true;
+    Session::new(Fuse::new(Arc::clone(view)), path, &session).map_err(|source| explain(path, source))
 }
 
-/// An option in the words of fusermount3; `None` for what it does not know, or does by itself.
-fn spelled(option: &MountOption) -> Option<String> {
-    Some(match option {
-        MountOption::RO => "ro".into(),
-        MountOption::DefaultPermissions => "default_permissions".into(),
-        MountOption::NoExec => "noexec".into(),
-        MountOption::Atime => "atime".into(),
-        MountOption::NoAtime => "noatime".into(),
-        MountOption::Sync => "sync".into(),
-        MountOption::DirSync => "dirsync".into(),
-        MountOption::FSName(name) => format!("fsname={name}"),
-        MountOption::CUSTOM(text) => text.clone(),
-        _ => return None,
-    })
-}
-
-fn device() -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open("/dev/fuse")
+/// Whether the device can be opened.
+fn device() -> Result<(), MountError> {
+    match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(MountError::NoDevice),
+        Err(source) => Err(MountError::Device { source }),
+    }
 }
 
 /// What fuser's errors mean for a person.
@@ -343,6 +328,9 @@ fn mount_options(config: &MountConfig) -> Result<(Vec<MountOption>, bool), Mount
     options.push(MountOption::CUSTOM("subtype=btfs".into()));
     Ok((options, allow_other))
 }
+
+/// Mounts (for fuser) and unmounts for ordinary users.
+const HELPER: &str = "fusermount3";
 
 /// How long an unmount may take.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);

@@ -1,11 +1,9 @@
 //! The few system calls that std lacks, safely wrapped.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::{io, mem};
 
 /// Whether a thread or process of this number exists, as far as the kernel tells; when in doubt, it does.
 pub(crate) fn thread_exists(id: i32) -> bool {
@@ -40,43 +38,3 @@ pub(crate) fn unmount(path: &Path, lazy: bool) -> io::Result<()> {
     // SAFETY: the string ends with a zero byte and lives through the call.
     if unsafe { libc::umount2(path.as_ptr(), flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
-
-/// Receives one descriptor over a socket, with at least one byte of data.
-///
-/// # Errors
-/// `UnexpectedEof` when the other end closes without sending one.
-pub(crate) fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
-    let mut byte = [0_u8; 1];
-    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
-    // Words, as control messages are aligned to them; room for more descriptors than one is not wanted.
-    let mut control = [0_usize; CONTROL_WORDS];
-    // SAFETY: all fields of the structure may be zero.
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = mem::size_of_val(&control) as _;
-    let received = loop {
-        // SAFETY: the structure points to buffers of the lengths it names, which live through the call.
-        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-        let error = io::Error::last_os_error();
-        if received >= 0 || error.kind() != io::ErrorKind::Interrupted {
-            break if received >= 0 { Ok(received) } else { Err(error) };
-        }
-    }?;
-    // SAFETY: the kernel filled in the structure; the header, if there is one, lies inside `control`.
-    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
-    match header {
-        Some(header)
-            if received > 0 && header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS =>
-        {
-            // SAFETY: a message of this type carries at least one descriptor, which is ours from now on.
-            Ok(unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()) })
-        }
-        _ => Err(io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-/// Words of a control message with one descriptor: a header of two words (its length, level and type) and the
-/// descriptor.
-const CONTROL_WORDS: usize = 3;

@@ -194,3 +194,65 @@ fn two_torrents_share_a_root() {
     assert!(fs::read(point.join(&names[1])).unwrap() == second.content.file("same"));
     mount.unmount();
 }
+
+#[test]
+fn an_ordinary_user_mounts_reads_and_unmounts() {
+    if !can_mount() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mode = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(directory.path(), 0o777);
+    // Where cargo puts it the user may not be let in.
+    let program = directory.path().join("tests");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    mode(&program, 0o755);
+    // In a mount namespace of its own the device is open to everybody, as on most systems.
+    let script = "mknod \"$1/fuse\" c 10 229 && chmod 666 \"$1/fuse\" && mount --bind \"$1/fuse\" /dev/fuse && \
+                  exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$1/tests\" \
+                  --exact semantics::endings::mounted_by_nobody --ignored --nocapture";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(directory.path());
+    command.env("TMPDIR", directory.path()).env("HOME", directory.path()).current_dir("/");
+    let said = Reader::run(&mut command).output(Duration::from_secs(60));
+    assert!(said.contains("mounted, read, killed, unmounted"), "{said}");
+}
+
+/// The child of the test above; it means nothing by itself.
+#[test]
+#[ignore = "run by an_ordinary_user_mounts_reads_and_unmounts"]
+fn mounted_by_nobody() {
+    let served = Served::empty(content());
+    assert!(fs::read(served.top().join("a")).unwrap() == served.content.file("a"));
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(served.top()).unwrap()), 65534);
+    served.owner.supply(Supply::Shut);
+    let mut reader = Reader::run(
+        Command::new("dd")
+            .args(["iflag=direct", "bs=64k", "of=/dev/null"])
+            .arg(format!("if={}/b", served.top().display())),
+    );
+    served.wait_blocked(1);
+    reader.signal(libc::SIGKILL);
+    reader.ends_within(Duration::from_secs(2));
+    // Detached with a file open, and cleared away when dead.
+    let file = File::open(served.top().join("a")).unwrap();
+    served.mount().unmount();
+    assert_eq!(fs::read_dir(served.root()).unwrap().count(), 0);
+    drop(file);
+    served.mount().wait_unmounted();
+    // Letting others in takes root's consent, and the message says where.
+    let consents = fs::read_to_string("/etc/fuse.conf")
+        .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"));
+    let beside = served.beside("others");
+    let config = MountConfig { mountpoint: beside.clone(), allow_other: true, ..MountConfig::default() };
+    match Mount::start(config, &[served.handle.clone().unwrap()], &[]) {
+        Ok(_) => assert!(consents),
+        Err(error) => {
+            assert!(!consents && error.to_string().contains("user_allow_other"), "{error}");
+            assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
+        }
+    }
+    println!("mounted, read, killed, unmounted");
+}
