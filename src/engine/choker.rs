@@ -95,7 +95,7 @@ impl Choker {
         let mut order: Vec<&ChokePeer> =
             wanting.iter().copied().filter(|peer| self.optimistic != Some(peer.key)).collect();
         match mode {
-            ChokeMode::Leech => order.sort_by_key(|peer| self.leech_order(peer)),
+            ChokeMode::Leech => order.sort_by_key(|peer| self.leech_order(now, peer)),
             ChokeMode::Seed => order.sort_by_key(|peer| self.seed_order(now, peer)),
         }
         let chosen: Vec<PeerKey> =
@@ -182,15 +182,21 @@ impl Choker {
         self.optimistic = self.optimistic.filter(|key| here.contains(key));
     }
 
-    /// Best first: by what they give; then those who have a slot (no needless change); then the longest without one.
-    fn leech_order(&self, peer: &ChokePeer) -> impl Ord + use<> {
-        let has_slot = self.unchoked.contains_key(&peer.key);
+    /// Best first: by what they give. Among those who give nothing: who is still being tried, who waits, longest first,
+    /// who was tried in vain; else the first that came would keep their slots for nothing.
+    fn leech_order(&self, now: Instant, peer: &ChokePeer) -> impl Ord + use<> {
+        let class = match self.unchoked.get(&peer.key) {
+            Some(_) if peer.download_rate > 0 => 0,
+            Some(slot) if now.saturating_duration_since(slot.since) < TRIAL => 0,
+            Some(_) => 2,
+            None => 1,
+        };
         (
             peer.snubbed,
             std::cmp::Reverse(peer.download_rate),
-            !has_slot,
-            std::cmp::Reverse(peer.upload_rate),
+            class,
             self.choked_at.get(&peer.key).copied(),
+            peer.connected_at,
             peer.key,
         )
     }
@@ -215,7 +221,7 @@ impl Choker {
         // Who would get a regular slot on merit needs no luck; to find that out, rank without the optimistic one.
         let mut order = wanting.to_vec();
         match mode {
-            ChokeMode::Leech => order.sort_by_key(|peer| self.leech_order(peer)),
+            ChokeMode::Leech => order.sort_by_key(|peer| self.leech_order(now, peer)),
             ChokeMode::Seed => order.sort_by_key(|peer| self.seed_order(now, peer)),
         }
         let rest: Vec<&ChokePeer> =
@@ -280,6 +286,8 @@ impl Slot {
 const TICK: Duration = Duration::from_secs(10);
 /// The optimistic slot goes on after this long (BEP 3).
 const OPTIMISTIC_TURN: Duration = Duration::from_secs(30);
+/// A leecher's slot is kept for so long by a peer that gives nothing for it.
+const TRIAL: Duration = Duration::from_secs(30);
 /// A peer is new for this long, and three times as likely to be tried (BEP 3).
 const NEW_PEER: Duration = Duration::from_secs(60);
 const NEW_PEER_WEIGHT: u32 = 3;
@@ -400,6 +408,20 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 6, "{seen:?}");
+    }
+
+    #[test]
+    fn who_gives_nothing_does_not_keep_a_slot() {
+        let mut swarm = Swarm::new(ChokeMode::Leech, 30);
+        swarm.choker.growth.rest = u32::MAX;
+        swarm.peers[29].download_rate = 1;
+        let mut served = std::collections::BTreeSet::new();
+        for tick in 0..16 {
+            swarm.tick();
+            served.extend(swarm.unchoked());
+            assert!(tick < 1 || swarm.choker.is_unchoked(PeerKey(29)), "the one that gives a little keeps its slot");
+        }
+        assert_eq!(served.len(), 30);
     }
 
     #[test]
