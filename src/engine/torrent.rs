@@ -65,6 +65,8 @@ pub struct Torrent {
     /// Files that are open (`None`) or were until not long ago: until when they keep peers warm.
     recent: BTreeMap<FileIndex, Option<Instant>>,
     last_read: Option<PieceIndex>,
+    /// When a reader last wanted something that was not here, or was about to.
+    last_demand: Option<Instant>,
     /// Pieces of files that were ever opened, for `Fill::File`.
     filled: Bitfield,
 
@@ -132,6 +134,7 @@ impl Torrent {
             handles: BTreeMap::new(),
             recent: BTreeMap::new(),
             last_read: None,
+            last_demand: None,
             filled: Bitfield::new(if config.fill == Fill::File { pieces } else { 0 }),
             peers: BTreeMap::new(),
             departed: VecDeque::new(),
@@ -224,7 +227,7 @@ impl Torrent {
             Command::Abandon(ticket) => self.dirty.demand |= self.reads.remove(ticket).is_some(),
             Command::Opened { handle, file } => self.opened(handle, file),
             Command::Released(handle) => self.released(now, handle),
-            Command::Window { handle, pieces, horizon } => self.window(handle, pieces, horizon),
+            Command::Window { handle, pieces, horizon } => self.window(now, handle, pieces, horizon),
             Command::Candidates { source, addrs } => drop(self.candidates.add(now, source, addrs)),
             Command::Suspect(pieces) => self.suspect(pieces),
             Command::Stop => self.stop(now),

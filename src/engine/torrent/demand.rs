@@ -21,6 +21,7 @@ impl Torrent {
     pub(super) fn read(&mut self, now: Instant, ticket: Ticket, pieces: PieceRange) {
         let missing: BTreeSet<_> = pieces.iter().filter(|&piece| !self.have.has(piece)).collect();
         self.last_read = pieces.last().or(self.last_read);
+        self.last_demand = Some(now);
         if missing.is_empty() {
             self.effects.push_back(Effect::ReadReady(ticket));
             return;
@@ -68,7 +69,14 @@ impl Torrent {
         self.dirty.demand = true;
     }
 
-    pub(super) fn window(&mut self, handle: HandleId, pieces: Vec<PieceRange>, horizon: Option<Duration>) {
+    pub(super) fn window(
+        &mut self,
+        now: Instant,
+        handle: HandleId,
+        pieces: Vec<PieceRange>,
+        horizon: Option<Duration>,
+    ) {
+        self.last_demand = Some(now);
         let Some(handle) = self.handles.get_mut(&handle) else { return };
         if handle.window != pieces || handle.horizon != horizon {
             handle.window = pieces;

@@ -76,10 +76,12 @@ impl Torrent {
         if self.recent.is_empty() {
             return;
         }
+        let paused = self.last_demand.is_some_and(|at| now.saturating_duration_since(at) < PAUSE);
+        let every = if paused { WARM_EVERY_IN_PAUSE } else { WARM_EVERY };
         for key in self.warm_peers() {
             let Some(peer) = self.peers.get(&key) else { continue };
             let since = peer.last_request.max(peer.unchoked_at).unwrap_or(peer.connected_at);
-            let due = now.saturating_duration_since(since) >= WARM_EVERY;
+            let due = now.saturating_duration_since(since) >= every;
             if !due || peer.peer_choking || peer.outstanding() > 0 || !peer.can_serve(now) {
                 continue;
             }
@@ -121,6 +123,10 @@ impl Torrent {
 const WARM_PEERS: usize = 8;
 /// Seeds drop after 60 s without a request; chores come every second, messages take their time.
 const WARM_EVERY: Duration = Duration::from_secs(40);
+/// A busy seed of libtorrent's kind gives the slot of whoever took nothing in a round of 15 s to the next in line, and
+/// it may take minutes to get another: for a pause of this length the slot is kept (16 KiB from each, read-ahead all).
+const WARM_EVERY_IN_PAUSE: Duration = Duration::from_secs(12);
+const PAUSE: Duration = Duration::from_secs(600);
 /// Interest outlives its reason a little: readers come in bursts.
 const LINGER: Duration = Duration::from_secs(10);
 const FRESH_RATE: f64 = 64.0 * 1024.0;
