@@ -185,3 +185,6 @@ pub enum EntryKind {
         target: Box<[u8]>,
     },
 }
+
+#[cfg(test)]
+mod tests;
