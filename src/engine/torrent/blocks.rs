@@ -224,7 +224,7 @@ impl Torrent {
                 request.due = soon;
                 self.due.insert((soon, key, block));
             } else if request.late {
-                self.late.insert(block);
+                self.overdue(block);
             }
         }
     }

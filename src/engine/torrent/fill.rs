@@ -98,7 +98,7 @@ impl Torrent {
         }
         let suits = |block: &&BlockId| {
             let asked = self.assembly.get(block.piece).is_none_or(|partial| partial.is_asked_of(block.number, key));
-            !asked && peer.may_ask(turn.now, block.piece)
+            !asked && peer.may_ask(turn.now, block.piece) && self.may_take(block.piece, key)
         };
         let urgency = |block: &&BlockId| (self.demand.rank(block.piece).unwrap_or(u32::MAX), **block);
         self.late.iter().take(LATE_LOOKED_AT).filter(suits).min_by_key(urgency).copied()
