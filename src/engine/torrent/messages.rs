@@ -42,6 +42,7 @@ impl Torrent {
         match message {
             Message::Piece { piece, begin, data } => self.block(now, key, piece, begin, data),
             Message::Have(piece) => self.have_message(now, key, piece),
+            Message::Bitfield(bytes) if !first => self.later_bitfield(now, key, &bytes),
             Message::Bitfield(_) | Message::HaveAll | Message::HaveNone => {
                 if !first {
                     return Err(CloseReason::Protocol("pieces told twice"));
@@ -83,6 +84,18 @@ impl Torrent {
             // The peer's task answers these itself.
             Message::Request(_) | Message::Cancel(_) => Ok(()),
         }
+    }
+
+    /// BEP 3 has it as the first message only, but aria2 sends another one where it saves many `have`s: taken as those.
+    fn later_bitfield(&mut self, now: Instant, key: PeerKey, bytes: &[u8]) -> Verdict {
+        let field = Bitfield::from_wire(bytes, self.layout.piece_count());
+        let field = field.ok_or(CloseReason::Protocol("bad bitfield"))?;
+        let Some(peer) = self.peers.get(&key) else { return Ok(()) };
+        let news: Vec<_> = field.iter().filter(|&piece| !peer.pieces.has(piece)).collect();
+        if news.is_empty() {
+            return self.useless(now, key);
+        }
+        news.into_iter().try_for_each(|piece| self.have_message(now, key, piece.raw()))
     }
 
     fn have_message(&mut self, now: Instant, key: PeerKey, piece: u32) -> Verdict {

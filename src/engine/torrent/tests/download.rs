@@ -253,3 +253,22 @@ fn held_blocks_are_flushed_when_there_are_too_many() {
     world.run();
     assert!(world.completed);
 }
+
+#[test]
+fn a_later_bitfield_is_taken_as_haves_as_aria2_means_it() {
+    let mut world = World::new(4, 1);
+    world.peer(1, "x...");
+    world.read(9, 2, 2);
+    assert_eq!(world.asked_count(), 0, "nobody has it");
+    world.hear(1, Message::Bitfield(vec![0b1010_0000].into()));
+    assert_eq!(world.asked_of(1), [(2, 0)]);
+    world.hear(1, Message::Bitfield(vec![0b0001_0000].into()));
+    world.read(10, 0, 3);
+    assert_eq!(
+        world.asked_of(1),
+        [(2, 0), (0, 0), (3, 0)],
+        "what it had is not forgotten, what nobody has is not asked"
+    );
+    world.hear(1, Message::Bitfield(vec![0b0000_1000].into()));
+    assert_eq!(world.snapshot().peers.len(), 0, "spare bits");
+}
