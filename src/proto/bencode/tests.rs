@@ -145,7 +145,7 @@ fn tree() -> impl Strategy<Value = Tree> {
 proptest! {
     #[test]
     fn what_is_written_is_read_back(tree in tree()) {
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         tree.write(&mut writer);
         let bytes = writer.into_vec();
         let scanned = scan(&bytes).unwrap();
@@ -167,7 +167,7 @@ proptest! {
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut writer = Writer::new();
+        let mut writer = Writer::default();
         tree.write(&mut writer);
         let mut bytes = writer.into_vec();
         let whole = bytes.len();

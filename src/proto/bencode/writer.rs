@@ -1,79 +1,64 @@
-//! Canonical bencode, written into a buffer.
+//! Canonical bencode: values put together piece by piece and written by `serde_bencode`, which sorts the keys.
 
-/// Writes values one after the other.
+use std::collections::HashMap;
+
+use serde_bencode::value::Value;
+
+/// Collects values one after the other.
 #[derive(Debug, Default)]
 pub struct Writer {
-    out: Vec<u8>,
+    values: Vec<Value>,
 }
 
 impl Writer {
-    /// A writer with nothing written.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Writes one dictionary and returns its bytes.
-    pub fn dict_to_vec(fill: impl FnOnce(&mut DictWriter<'_>)) -> Vec<u8> {
-        let mut writer = Self::new();
+    /// The bytes of one dictionary.
+    pub fn dict_to_vec(fill: impl FnOnce(&mut DictWriter)) -> Vec<u8> {
+        let mut writer = Self::default();
         writer.dict(fill);
-        writer.out
+        writer.into_vec()
     }
 
-    /// Writes an integer.
-    pub fn int(&mut self, value: impl Into<i128>) {
-        let value: i128 = value.into();
-        self.out.extend_from_slice(format!("i{value}e").as_bytes());
-    }
-
-    /// Writes a string.
-    pub fn bytes(&mut self, value: impl AsRef<[u8]>) {
-        let value = value.as_ref();
-        self.out.extend_from_slice(format!("{}:", value.len()).as_bytes());
-        self.out.extend_from_slice(value);
-    }
-
-    /// Writes a list of whatever `fill` writes.
-    pub fn list(&mut self, fill: impl FnOnce(&mut Self)) {
-        self.out.push(b'l');
-        fill(self);
-        self.out.push(b'e');
-    }
-
-    /// Writes a dictionary of the entries that `fill` makes.
-    pub fn dict(&mut self, fill: impl FnOnce(&mut DictWriter<'_>)) {
-        self.out.push(b'd');
-        fill(&mut DictWriter { writer: self, last: None });
-        self.out.push(b'e');
-    }
-
-    /// Copies a value that is bencoded already.
-    pub fn raw(&mut self, value: &[u8]) {
-        self.out.extend_from_slice(value);
-    }
-
-    /// What was written.
+    /// The bytes of all values, one after the other.
     pub fn into_vec(self) -> Vec<u8> {
-        self.out
+        let bytes = |value| serde_bencode::to_bytes(value).expect("such values go into memory without fail");
+        self.values.iter().flat_map(bytes).collect()
+    }
+
+    /// Adds an integer; what is above 2^63 - 1, as no length in a torrent is, becomes that.
+    pub fn int(&mut self, value: impl TryInto<i64>) {
+        self.values.push(Value::Int(value.try_into().unwrap_or(i64::MAX)));
+    }
+
+    /// Adds a string.
+    pub fn bytes(&mut self, value: impl AsRef<[u8]>) {
+        self.values.push(Value::Bytes(value.as_ref().to_vec()));
+    }
+
+    /// Adds a list of whatever `fill` adds.
+    pub fn list(&mut self, fill: impl FnOnce(&mut Self)) {
+        let mut inner = Self::default();
+        fill(&mut inner);
+        self.values.push(Value::List(inner.values));
+    }
+
+    /// Adds a dictionary of the entries that `fill` makes.
+    pub fn dict(&mut self, fill: impl FnOnce(&mut DictWriter)) {
+        let mut dict = DictWriter::default();
+        fill(&mut dict);
+        let entries = dict.entries.into_iter().filter_map(|(key, mut value)| Some((key, value.values.pop()?)));
+        self.values.push(Value::Dict(entries.collect()));
     }
 }
 
-/// Writes the entries of one dictionary; keys must come in ascending order, none twice.
-#[derive(Debug)]
-pub struct DictWriter<'w> {
-    writer: &'w mut Writer,
-    last: Option<Vec<u8>>,
+/// Collects the entries of one dictionary, in any order.
+#[derive(Debug, Default)]
+pub struct DictWriter {
+    entries: HashMap<Vec<u8>, Writer>,
 }
 
-impl DictWriter<'_> {
-    /// Writes a key; the value must be written next.
-    ///
-    /// # Panics
-    /// When the key is not above the last one: the order is the program's own, not the input's.
+impl DictWriter {
+    /// The place for the value of a key: one value is to be added.
     pub fn key(&mut self, key: impl AsRef<[u8]>) -> &mut Writer {
-        let key = key.as_ref();
-        assert!(self.last.as_deref().is_none_or(|last| last < key), "dictionary keys ascend");
-        self.last = Some(key.to_vec());
-        self.writer.bytes(key);
-        self.writer
+        self.entries.entry(key.as_ref().to_vec()).or_default()
     }
 }

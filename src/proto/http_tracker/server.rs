@@ -170,7 +170,7 @@ pub fn write_failure(reason: &str) -> Vec<u8> {
     Writer::dict_to_vec(|root| root.key("failure reason").bytes(reason))
 }
 
-fn write_number(root: &mut DictWriter<'_>, key: &str, value: Option<u32>) {
+fn write_number(root: &mut DictWriter, key: &str, value: Option<u32>) {
     if let Some(value) = value {
         root.key(key).int(value);
     }

@@ -80,7 +80,7 @@ impl NewTorrent {
         Ok((file, metainfo))
     }
 
-    fn write_info(&self, info: &mut DictWriter<'_>) {
+    fn write_info(&self, info: &mut DictWriter) {
         if self.single_file {
             if self.entries.iter().any(|entry| entry.executable) {
                 info.key("attr").bytes("x");
@@ -102,7 +102,7 @@ impl NewTorrent {
 }
 
 impl NewEntry {
-    fn write(&self, file: &mut DictWriter<'_>) {
+    fn write(&self, file: &mut DictWriter) {
         if self.target.is_some() || self.executable {
             file.key("attr").bytes(if self.target.is_some() { "l" } else { "x" });
         }

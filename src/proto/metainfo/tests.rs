@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::proto::bencode::{DictWriter, Writer};
 
-type Fill<'f> = &'f dyn Fn(&mut DictWriter<'_>);
+type Fill<'f> = &'f dyn Fn(&mut DictWriter);
 
 /// A v1 torrent with one piece whose `files` are made by `files`, each a dictionary.
 fn v1(files: &[Fill<'_>]) -> Result<Metainfo, MetainfoError> {
@@ -19,18 +19,18 @@ fn v1(files: &[Fill<'_>]) -> Result<Metainfo, MetainfoError> {
     }))
 }
 
-fn list(file: &mut DictWriter<'_>, key: &str, names: &[&str]) {
+fn list(file: &mut DictWriter, key: &str, names: &[&str]) {
     file.key(key).list(|path| names.iter().for_each(|name| path.bytes(name)));
 }
 
-fn plain(name: &'static str) -> impl Fn(&mut DictWriter<'_>) {
+fn plain(name: &'static str) -> impl Fn(&mut DictWriter) {
     move |file| {
         file.key("length").int(5);
         list(file, "path", &name.split('/').collect::<Vec<_>>());
     }
 }
 
-fn link(name: &'static str, target: &'static str) -> impl Fn(&mut DictWriter<'_>) {
+fn link(name: &'static str, target: &'static str) -> impl Fn(&mut DictWriter) {
     move |file| {
         file.key("attr").bytes("l");
         list(file, "path", &[name]);
@@ -89,7 +89,7 @@ fn links_to_a_name_that_a_directory_has_mean_the_directory() {
 
 #[test]
 fn an_unsafe_path_of_padding_is_refused_too() {
-    let padding = |file: &mut DictWriter<'_>| {
+    let padding = |file: &mut DictWriter| {
         file.key("attr").bytes("p");
         file.key("length").int(1);
         list(file, "path", &[".."]);
