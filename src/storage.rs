@@ -6,6 +6,7 @@
 mod backing;
 mod cache_dir;
 mod pool;
+mod resume;
 pub mod scan;
 mod store;
 mod sys;

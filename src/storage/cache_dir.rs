@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -161,6 +162,12 @@ impl Slot {
         }
     }
 
+    /// Marks the slot as that of the user's files below `root`.
+    pub(crate) fn describe_adopted(&self, root: &Path) -> io::Result<()> {
+        let file = sys::open_at(&self.dir, OsStr::new(ADOPTED), Open::Truncate)?;
+        file.write_all_at(root.as_os_str().as_bytes(), 0)
+    }
+
     /// Device and inode.
     pub(crate) fn directory(&self) -> io::Result<(u64, u64)> {
         sys::status_of(&self.dir).map(|status| (status.dev, status.ino))
@@ -171,7 +178,7 @@ impl Slot {
 pub(crate) const DATA: &str = "data";
 
 /// The file that marks a slot as that of adopted files.
-pub(crate) const ADOPTED: &str = "adopted";
+const ADOPTED: &str = "adopted";
 
 const LOCK: &str = "lock";
 const GLOBAL_LOCK: &str = "cache.lock";

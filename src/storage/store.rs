@@ -9,13 +9,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use self::tracks::{Look, Tracks};
 use self::write::InProgress;
-use super::backing::Backing;
+use super::backing::disk::is_gone;
+use super::backing::{Backing, Identity};
 use super::cache_dir::Slot;
+use super::resume::{self, Ledger, Record, Resume, StateFiles};
 use super::{CacheDir, PieceHashes, PieceTable, Pins, StorageError, Verdict, io_error};
 use crate::base::{Bitfield, BlockRef, FileIndex, InfoHash, Layout, PieceIndex, PieceRange};
 
@@ -79,6 +82,12 @@ pub struct Store {
     directories: Vec<(u64, u64)>,
     /// The files are somebody else's (I4).
     adopted: bool,
+    ledger: Ledger,
+    /// Held over writes and syncs of the slot's small files, by whoever maintains, evicts or closes; nobody else waits
+    /// for it.
+    resume: Mutex<Resume>,
+    /// The slot's small files.
+    notes: Arc<dyn StateFiles>,
     closed: AtomicBool,
     hashed_pieces: AtomicU64,
 }
@@ -179,7 +188,7 @@ impl Store {
         match self.tracks.look(file, &*self.backing) {
             Ok(Look::Same) => {}
             // If we cannot even look, reads will tell.
-            Ok(Look::Altered) => self.distrust(file),
+            Ok(Look::Altered) => self.altered(file),
             Err(error) => tracing::debug!(%error, "a file cannot be looked at"),
         }
         let altered = lock(&self.altered).remove(&file);
@@ -192,27 +201,41 @@ impl Store {
         files.into_iter().map(|file| self.pieces_of(file)).collect()
     }
 
-    /// Writes out the journal if anything is pending (call it every second), checkpoints when one is due.
+    /// Writes out the journal if anything is pending (call it every second), checkpoints when one is due. Returns at
+    /// once when another thread is at it.
     pub fn maintain(&self) -> Result<(), StorageError> {
-        Ok(())
+        let Ok(mut resume) = self.resume.try_lock() else { return Ok(()) };
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        resume.maintain(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
 
     /// Last checkpoint; later writes are refused. Idempotent.
     pub fn close(&self) -> Result<(), StorageError> {
-        self.closed.store(true, Ordering::Release);
-        Ok(())
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        lock(&self.resume).checkpoint(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
+    }
+
+    /// Gives the bytes of a present piece back to the filesystem, unless somebody has pinned it; false when it was
+    /// pinned or not present. Files that are somebody else's are never touched (I4).
+    pub fn evict(&self, piece: PieceIndex) -> Result<bool, StorageError> {
+        self.evict_piece(piece)
     }
 
     /// A small named text kept in the slot (for example the listening port), `None` when it was never kept.
     pub fn remembered(&self, key: &str) -> Option<String> {
-        let _ = key;
-        None
+        let bytes = self.notes.read(&note_name(key)?).ok().flatten()?;
+        String::from_utf8(bytes).ok()
     }
 
-    /// Keeps a small named text in the slot.
+    /// Keeps a small named text in the slot. Keys are made of lower-case letters, digits and `-`.
     pub fn remember(&self, key: &str, value: &str) -> Result<(), StorageError> {
-        let _ = (key, value);
-        Ok(())
+        let name = note_name(key).ok_or(std::io::ErrorKind::InvalidInput.into());
+        name.and_then(|name| resume::replace(&*self.notes, &name, value.as_bytes(), false))
+            .map_err(io_error("write", &self.slot.path))
     }
 
     /// Writes the text of the slot's lock file, for people: pid, mount points, control socket.
@@ -243,18 +266,75 @@ impl Store {
         self.layout.pieces_of(file, 0, self.layout.file_bytes(file))
     }
 
+    /// A look has found a file altered.
+    fn altered(&self, file: FileIndex) {
+        self.distrust(file);
+        self.tracks.settled(file);
+        self.ledger.lock().unstamped.insert(file);
+    }
+
     /// A file is not as we left it: none of its pieces is served before it was hashed again.
     fn distrust(&self, file: FileIndex) {
-        let pieces = self.pieces_of(file);
-        let lost = pieces.iter().filter(|&piece| self.table.set_unchecked(piece)).count();
-        for (&piece, progress) in &*lock(&self.progress) {
-            if pieces.contains(piece) {
-                progress.reread();
-            }
-        }
-        tracing::warn!(path = %self.backing.path(file).display(), pieces = lost, "altered by somebody else");
-        lock(&self.altered).insert(file);
+        self.distrust_pieces(file, self.pieces_of(file));
     }
+
+    fn distrust_pieces(&self, file: FileIndex, pieces: PieceRange) {
+        let lost = {
+            let mut ledger = self.ledger.lock();
+            let lost = pieces.iter().filter(|&piece| self.table.set_unchecked(piece)).count();
+            if lost > 0 {
+                ledger.pending.push(Record::Unsure(pieces));
+            }
+            lost
+        };
+        let progress: Vec<_> = {
+            let progress = lock(&self.progress);
+            progress.iter().filter(|(piece, _)| pieces.contains(**piece)).map(|(_, entry)| Arc::clone(entry)).collect()
+        };
+        progress.iter().for_each(|entry| entry.reread());
+        if lost > 0 {
+            tracing::warn!(path = %self.backing.path(file).display(), pieces = lost, "altered by somebody else");
+            lock(&self.altered).insert(file);
+        }
+    }
+
+    /// Brings the journal onto the disk, so that nothing it takes back is claimed after a power cut.
+    fn unclaim(&self) -> Result<(), StorageError> {
+        let mut resume = lock(&self.resume);
+        resume.flush(&self.ledger, self).and_then(|()| resume.sync_journal()).map_err(self.resume_error())
+    }
+
+    fn resume_error(&self) -> impl Fn(std::io::Error) -> StorageError + use<> {
+        io_error("keep the state of", &self.slot.path)
+    }
+}
+
+impl resume::Subject for Store {
+    fn stamp(&self, file: FileIndex) -> Option<Identity> {
+        if self.layout.is_padding(file) { None } else { self.tracks.stamp(file) }
+    }
+
+    fn sync(&self, file: FileIndex) -> std::io::Result<()> {
+        let result = self.backing.sync(file);
+        if result.is_err() {
+            self.distrust(file);
+        }
+        match result {
+            // Nothing of it can be lost any more.
+            Err(error) if is_gone(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn pieces(&self) -> (Bitfield, Bitfield) {
+        (self.table.present(), self.table.unchecked())
+    }
+}
+
+/// The file that keeps a remembered text; `None` for what is no key.
+fn note_name(key: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (!key.is_empty() && key.len() <= 64 && key.bytes().all(plain)).then(|| format!("note.{key}"))
 }
 
 /// Every lock of the store guards a few lines that leave nothing half done, so a poisoned one is whole.

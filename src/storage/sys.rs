@@ -188,6 +188,13 @@ pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     retry(|| unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) }).map(drop)
 }
 
+/// Drops a file's clean pages from the page cache. After a failed sync they are clean but were never written: what is
+/// read next has to be what the disk has. Best effort.
+pub(crate) fn drop_cached(file: &File) {
+    // SAFETY: takes numbers only.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
 /// The first run of stored bytes at or after `offset`, as start and end; `None` when only a hole is left.
 pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<(u64, u64)>> {
     let seek = |from: u64, whence| {
@@ -286,7 +293,7 @@ mod tests {
         assert_eq!(names_in(&dir).unwrap().len(), 1, "a second look starts at the beginning");
         assert_eq!(status_at(&dir, name("a")).unwrap(), None);
         let status = status_at(&dir, name("b")).unwrap().unwrap();
-        assert_eq!(status, status_of(&open_at(&dir, name("b"), Open::Read).unwrap()).unwrap());
+        assert_eq!(status, status_of(open_at(&dir, name("b"), Open::Read).unwrap()).unwrap());
         assert!(status.regular && status.size == 5 && status.ctime > 0);
         unlink_at(&dir, name("b")).unwrap();
         unlink_at(&dir, name("b")).unwrap();

@@ -191,8 +191,9 @@ impl Backing for DiskFiles {
     }
 
     fn sync(&self, file: FileIndex) -> io::Result<()> {
+        let open = self.reader(file)?;
         // All of it, not the data alone: the times belong to the file's identity.
-        self.reader(file)?.sync_all()
+        open.sync_all().inspect_err(|_| sys::drop_cached(&open))
     }
 
     fn seen(&self, file: FileIndex) -> io::Result<Option<Seen>> {

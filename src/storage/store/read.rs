@@ -10,7 +10,7 @@ use sha1::{Digest, Sha1};
 
 use super::super::backing::disk::is_gone;
 use super::super::{Pins, StorageError, io_error};
-use super::Store;
+use super::{Look, Store};
 use crate::base::{BLOCK_BYTES, BlockRef, FileIndex, PieceIndex, Span};
 
 impl Store {
@@ -136,9 +136,13 @@ impl Store {
             Ok(read) if read == buffer.len() => Ok(()),
             Err(error) if !is_gone(&error) => Err(io_error("read", &self.backing.path(span.file))(error)),
             _ => {
-                self.distrust(span.file);
-                let piece = self.layout.pieces_of(span.file, span.offset, 1).first();
-                Err(StorageError::Absent(piece.map_or(0, PieceIndex::raw)))
+                let pieces = self.layout.pieces_of(span.file, span.offset, 1);
+                match self.tracks.look(span.file, &*self.backing) {
+                    Ok(Look::Altered) => self.altered(span.file),
+                    // Known to be short, or moving: it is this piece alone that cannot be so.
+                    _ => self.distrust_pieces(span.file, pieces),
+                }
+                Err(StorageError::Absent(pieces.first().map_or(0, PieceIndex::raw)))
             }
         }
     }

@@ -27,6 +27,9 @@ struct Track {
     /// The file after our last write, `None` when there is none.
     stamp: Option<Identity>,
     allocated: u64,
+    /// Alterations that were found and whose pieces are not yet taken out of service: until then the stamp, which is
+    /// of the altered file, must not be written down.
+    unsettled: u32,
 }
 
 impl Track {
@@ -41,7 +44,8 @@ impl Track {
 pub(super) enum Look {
     /// As we left it, or our own writes are under way and nothing can be told.
     Same,
-    /// Somebody else has written, cut, replaced or removed it.
+    /// Somebody else has written, cut, replaced or removed it. Whoever is told so takes its pieces out of service and
+    /// then calls [`Tracks::settled`].
     Altered,
 }
 
@@ -64,10 +68,15 @@ impl Tracks {
         self.allocated.load(Ordering::Relaxed).max(0) as u64
     }
 
-    /// The file as we left it; `None` while our own writes move it, and when there is none.
+    /// The file as we left it; `None` while our own writes move it, and when there is none, or it is being distrusted.
     pub(super) fn stamp(&self, file: FileIndex) -> Option<Identity> {
         let track = self.lock(file);
-        track.stamp.filter(|_| track.writing == 0)
+        track.stamp.filter(|_| track.writing == 0 && track.unsettled == 0)
+    }
+
+    /// The pieces of a file that was found altered are out of service.
+    pub(super) fn settled(&self, file: FileIndex) {
+        self.lock(file).unsettled -= 1;
     }
 
     /// Compares a file with what we left, and takes what is there now as seen.
@@ -75,48 +84,26 @@ impl Tracks {
         self.look_and(file, backing, |_| {})
     }
 
-    /// To be called before a write, and [`end_write`](Self::end_write) after it if this succeeds. Makes the file, or
-    /// gives it its length back, where that is needed.
-    pub(super) fn begin_write(
-        &self,
-        file: FileIndex,
-        layout: &Layout,
-        backing: &dyn Backing,
-    ) -> Result<Look, StorageError> {
-        let look = self.look_and(file, backing, Track::join)?;
-        let right_length = self.lock(file).stamp.is_some_and(|stamp| stamp.size == layout.file_bytes(file));
-        if !right_length && let Err(error) = backing.prepare(file) {
-            self.leave(file, backing);
-            return Err(io_error("create", &backing.path(file))(error));
-        }
-        Ok(look)
+    /// To be called before a write, and [`end_write`](Self::end_write) after it unless this fails.
+    pub(super) fn begin_write(&self, file: FileIndex, backing: &dyn Backing) -> Result<Look, StorageError> {
+        self.look_and(file, backing, Track::join)
+    }
+
+    /// Whether the file is there and of its right length, as far as we have looked.
+    pub(super) fn is_prepared(&self, file: FileIndex, layout: &Layout) -> bool {
+        self.lock(file).stamp.is_some_and(|stamp| stamp.size == layout.file_bytes(file))
     }
 
     /// To be called after a write, whatever it came to.
     pub(super) fn end_write(&self, file: FileIndex, layout: &Layout, backing: &dyn Backing) -> Look {
-        let Some((before, now)) = self.leave(file, backing) else { return Look::Same };
-        let same_file = match (before, now) {
-            (Some(before), Some(now)) => now.is_same_file(&before),
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        if !same_file {
-            backing.forget(file);
-        }
-        // The length is always ours: a file that was cut before this write has got it back.
-        let ours = same_file && now.is_some_and(|now| now.size == layout.file_bytes(file));
-        if ours { Look::Same } else { Look::Altered }
-    }
-
-    /// Ends one write of ours. The last of a bunch looks at the file: what it was before the bunch, and what it is now.
-    fn leave(&self, file: FileIndex, backing: &dyn Backing) -> Option<(Option<Identity>, Option<Identity>)> {
+        let length = layout.file_bytes(file);
         for look in 1.. {
             let turn = {
                 let mut track = self.lock(file);
                 if track.writing > 1 {
                     track.writing -= 1;
                     track.turn = track.turn.wrapping_add(1);
-                    return None;
+                    return Look::Same;
                 }
                 track.turn
             };
@@ -126,13 +113,25 @@ impl Tracks {
             // If others have written meanwhile, what was seen may be from before or after.
             if track.turn == turn || (look >= LOOKS && track.writing == 1) {
                 let before = track.stamp;
-                self.settle(&mut track, seen);
+                self.see(&mut track, seen);
                 track.writing = 0;
                 track.turn = track.turn.wrapping_add(1);
-                return Some((before, track.stamp));
+                let same_file = match (before, track.stamp) {
+                    (Some(before), Some(now)) => now.is_same_file(&before),
+                    (None, Some(_)) => true,
+                    (_, None) => false,
+                };
+                // The length is always ours: a file that was cut before this write has got it back.
+                let ours = same_file && track.stamp.is_some_and(|now| now.size == length);
+                track.unsettled += u32::from(!ours);
+                drop(track);
+                if !same_file {
+                    backing.forget(file);
+                }
+                return if ours { Look::Same } else { Look::Altered };
             }
         }
-        None
+        Look::Same
     }
 
     fn look_and(
@@ -158,7 +157,8 @@ impl Tracks {
             }
             let before = track.stamp;
             if before != now {
-                self.settle(&mut track, seen);
+                self.see(&mut track, seen);
+                track.unsettled += 1;
             }
             then(&mut track);
             drop(track);
@@ -171,7 +171,7 @@ impl Tracks {
         Ok(Look::Same)
     }
 
-    fn settle(&self, track: &mut Track, seen: Option<Seen>) {
+    fn see(&self, track: &mut Track, seen: Option<Seen>) {
         let allocated = seen.map_or(0, |seen| seen.allocated);
         self.allocated.fetch_add(allocated as i64 - track.allocated as i64, Ordering::Relaxed);
         track.allocated = allocated;

@@ -8,10 +8,12 @@ use std::collections::hash_map::Entry;
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
+use super::super::resume::Record;
 use super::super::verify::Ranges;
 use super::super::{PieceState, StorageError, Verdict, io_error};
 use super::{Look, Store, lock};
@@ -85,10 +87,12 @@ impl Store {
         };
         self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
         if matches {
-            self.table.set_present(piece);
+            // Whoever wrote it, it may be in the page cache alone.
+            self.ledger.wrote_piece(piece, &self.layout, Instant::now());
+            self.enter_present(piece);
             return Ok(Verdict::Verified);
         }
-        self.table.set_absent(piece);
+        self.enter_absent(piece);
         Ok(Verdict::Corrupt(Vec::new()))
     }
 
@@ -171,10 +175,10 @@ impl Store {
         }
         self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
         if self.hashes.accept(piece, hasher) {
-            self.table.set_present(piece);
+            self.enter_present(piece);
             return Ok(Verdict::Verified);
         }
-        self.table.set_absent(piece);
+        self.enter_absent(piece);
         self.digests_on_disk(piece).map(Verdict::Corrupt)
     }
 
@@ -202,14 +206,68 @@ impl Store {
     }
 
     fn write_slices(&self, file: FileIndex, offset: u64, slices: &mut [IoSlice<'_>]) -> Result<(), StorageError> {
-        if self.tracks.begin_write(file, &self.layout, &*self.backing)? == Look::Altered {
-            self.distrust(file);
-        }
-        let written = self.backing.write_vectored_at(file, offset, slices);
-        if self.tracks.end_write(file, &self.layout, &*self.backing) == Look::Altered {
-            self.distrust(file);
-        }
+        let length = slices.iter().map(|slice| slice.len() as u64).sum();
+        let written = self.change(file, length, || self.backing.write_vectored_at(file, offset, slices))?;
         written.map_err(io_error("write", &self.backing.path(file)))
+    }
+    /// Punches a present piece that nobody has pinned; false when it is pinned or not present.
+    pub(super) fn evict_piece(&self, piece: PieceIndex) -> Result<bool, StorageError> {
+        if self.adopted {
+            return Ok(false);
+        }
+        {
+            let mut ledger = self.ledger.lock();
+            if !self.table.begin_evict(piece) {
+                return Ok(false);
+            }
+            ledger.pending.push(Record::Gone(piece));
+        }
+        // I3: un-claim before punch. If that cannot be written the bytes stay where they are, unclaimed in memory.
+        let punched = self.unclaim().and_then(|()| self.punch(piece));
+        self.table.end_evict(piece);
+        punched.map(|()| true)
+    }
+
+    fn punch(&self, piece: PieceIndex) -> Result<(), StorageError> {
+        let length = self.layout.piece_bytes(piece).into();
+        for span in self.layout.spans(self.layout.piece_start(piece), length).filter(|span| !span.padding) {
+            self.change(span.file, 0, || self.backing.punch(span.file, span.offset, span.length))?
+                .map_err(io_error("punch", &self.backing.path(span.file)))?;
+        }
+        Ok(())
+    }
+
+    fn enter_present(&self, piece: PieceIndex) {
+        let mut ledger = self.ledger.lock();
+        if self.table.set_present(piece) {
+            ledger.pending.push(Record::Have(piece));
+        }
+    }
+
+    fn enter_absent(&self, piece: PieceIndex) {
+        let mut ledger = self.ledger.lock();
+        if self.table.set_absent(piece) {
+            ledger.pending.push(Record::Gone(piece));
+        }
+    }
+
+    /// Does something to a file of ours, between a look for what others have done and a look at what it has become.
+    fn change(
+        &self,
+        file: FileIndex,
+        bytes: u64,
+        action: impl FnOnce() -> io::Result<()>,
+    ) -> Result<io::Result<()>, StorageError> {
+        if self.tracks.begin_write(file, &*self.backing)? == Look::Altered {
+            self.altered(file);
+        }
+        let prepared = if self.tracks.is_prepared(file, &self.layout) { Ok(()) } else { self.backing.prepare(file) };
+        let result = prepared.and_then(|()| action());
+        if self.tracks.end_write(file, &self.layout, &*self.backing) == Look::Altered {
+            self.altered(file);
+        }
+        self.ledger.wrote(file, bytes, Instant::now());
+        Ok(result)
     }
 }
 
