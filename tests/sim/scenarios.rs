@@ -1,5 +1,6 @@
 //! What must hold, by name.
 
+mod chaos;
 mod faults;
 mod liars;
 mod patience;
@@ -15,9 +16,14 @@ pub fn small() -> Content {
     Content::new(64 * 1024, &[3 * MIB, MIB])
 }
 
-/// Runs a scenario with several seeds; a failure names its seed.
+/// Runs a scenario with several seeds; a failure names its seed. `SIM_SEED=7` runs that one alone, `SIM_SEEDS=500` more.
 pub fn sweep(seeds: u64, content: Content, scenario: impl Fn(&mut World)) {
-    for seed in 1..=seeds {
+    let wish = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let range = match (wish("SIM_SEED"), wish("SIM_SEEDS")) {
+        (Some(seed), _) => seed..=seed,
+        (None, count) => 1..=count.unwrap_or(seeds),
+    };
+    for seed in range {
         let mut world = World::new(seed, content.clone());
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&mut world)));
         if let Err(panic) = outcome {

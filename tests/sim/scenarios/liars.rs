@@ -75,3 +75,28 @@ fn liars_cannot_starve_a_reader_of_the_one_good_seed() {
         assert!(!engine.closes.iter().any(|(addr, reason)| addr.ip() == good && reason == "Banned"));
     });
 }
+
+#[test]
+fn most_of_a_swarm_may_lie_or_be_dead() {
+    sweep(20, small(), |world| {
+        let mount = world.add_engine(mount_config(world));
+        let place = world.rng.usize(..9);
+        let peers: Vec<usize> = (0..9)
+            .map(|at| {
+                let behaviour = match at {
+                    _ if at == place => Behaviour::default(),
+                    0..=5 => Behaviour { poison: 1.0, ..Behaviour::default() },
+                    _ => Behaviour { ignores: Some_::All, ..Behaviour::default() },
+                };
+                world.add_script(behaviour)
+            })
+            .collect();
+        let good = world.nodes[peers[place]].addr.ip();
+        let reader = cat(world, mount, 0);
+        assert!(world.run_until(seconds(60), |world| world.engine(mount).readers[reader].finished));
+        let engine = world.engine(mount);
+        assert_eq!(engine.readers[reader].bytes_read(), 3 * MIB);
+        assert!(!engine.closes.iter().any(|(addr, reason)| addr.ip() == good && reason == "Banned"));
+        assert!(engine.blocks_received * 16 * KIB < 10 * MIB, "{} blocks", engine.blocks_received);
+    });
+}
