@@ -19,6 +19,8 @@ pub use store::{Adopt, OpenedStore, Store, StoreStatus, TorrentFiles};
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};
 
+pub(crate) use sys::descriptor_limit;
+
 use std::path::{Path, PathBuf};
 
 /// Trouble with the disk.

@@ -21,15 +21,15 @@ pub(super) struct Greeted {
     pub stream: TcpStream,
     /// Who it is.
     pub connected: Connected,
-    /// Its place among the connections from its address, if it came to us; held as long as it lives.
-    pub place: Option<Place>,
+    /// Its place among all connections, held as long as it lives.
+    pub place: Place,
 }
 
 impl Greeted {
-    pub(super) fn new(stream: TcpStream, addr: SocketAddr, theirs: &Handshake, place: Option<Place>) -> Self {
+    pub(super) fn new(stream: TcpStream, addr: SocketAddr, theirs: &Handshake, place: Place) -> Self {
         let connected = Connected {
             addr,
-            outgoing: place.is_none(),
+            outgoing: place.is_outgoing(),
             peer_id: theirs.peer_id,
             fast: theirs.fast(),
             extended: theirs.extended(),
@@ -39,7 +39,12 @@ impl Greeted {
 }
 
 /// Connects to `addr`, says `ours` and hears theirs.
-pub(super) async fn dial(addr: SocketAddr, ours: Handshake, bind: Option<IpAddr>) -> Result<Greeted, DialFailure> {
+pub(super) async fn dial(
+    addr: SocketAddr,
+    ours: Handshake,
+    bind: Option<IpAddr>,
+    place: Place,
+) -> Result<Greeted, DialFailure> {
     let mut stream = match timeout(CONNECT_PATIENCE, connect(addr, bind)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -49,7 +54,7 @@ pub(super) async fn dial(addr: SocketAddr, ours: Handshake, bind: Option<IpAddr>
         Err(_) => return Err(DialFailure::Unreachable),
     };
     match timeout(HANDSHAKE_PATIENCE, exchange(&mut stream, &ours)).await {
-        Ok(Ok(theirs)) if theirs.info_hash == ours.info_hash => Ok(Greeted::new(stream, addr, &theirs, None)),
+        Ok(Ok(theirs)) if theirs.info_hash == ours.info_hash => Ok(Greeted::new(stream, addr, &theirs, place)),
         _ => Err(DialFailure::Handshake),
     }
 }

@@ -104,16 +104,17 @@ pub(super) async fn accept(listener: TcpListener, registry: Arc<Registry>) {
             },
             Some(_) = greetings.join_next() => continue,
         };
-        let Some(place) = registry.place(addr.ip()) else {
-            trace!(%addr, "too many connections from this address");
-            continue;
-        };
         waiting.retain(|greeting| !greeting.is_finished());
-        if waiting.len() >= MAX_GREETINGS
+        let place = registry.incoming(addr.ip());
+        if (waiting.len() >= MAX_GREETINGS || registry.is_full())
             && let Some(oldest) = waiting.pop_front()
         {
             oldest.abort();
         }
+        let Some(place) = place else {
+            trace!(%addr, "no place for this connection");
+            continue;
+        };
         let registry = registry.clone();
         waiting.push_back(greetings.spawn(async move {
             if !matches!(timeout(GREETING_PATIENCE, greet(stream, addr, place, &registry)).await, Ok(Ok(()))) {
@@ -134,7 +135,7 @@ async fn greet(mut stream: TcpStream, addr: SocketAddr, place: Place, registry: 
     read_handshake(&mut stream, &mut bytes, HANDSHAKE_HEAD_BYTES, HANDSHAKE_BYTES).await?;
     let theirs = Handshake::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
     // A torrent that is too busy to take it loses it: owners never wait, and neither does anybody for them.
-    let _ = torrent.try_send(Greeted::new(stream, addr, &theirs, Some(place)));
+    let _ = torrent.try_send(Greeted::new(stream, addr, &theirs, place));
     Ok(())
 }
 

@@ -1,10 +1,10 @@
-//! Who an incoming connection is for, and how many may come from one address.
+//! Who an incoming connection is for, how many may come from one address, and how many there may be at all.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::dial::Greeted;
 use crate::base::{InfoHash, PeerId};
@@ -16,11 +16,15 @@ pub(super) struct Registry {
     max_per_address: usize,
     torrents: Mutex<HashMap<InfoHash, mpsc::Sender<Greeted>>>,
     addresses: Mutex<HashMap<IpAddr, usize>>,
+    /// Descriptors that connections may take: the rest is for files, the mount and ourselves.
+    descriptors: Arc<Semaphore>,
 }
 
 impl Registry {
-    pub(super) fn new(peer_id: PeerId, max_per_address: usize) -> Self {
-        Self { peer_id, max_per_address, torrents: Mutex::default(), addresses: Mutex::default() }
+    /// `max_descriptors`: connections of all torrents, both directions.
+    pub(super) fn new(peer_id: PeerId, max_per_address: usize, max_descriptors: usize) -> Self {
+        let descriptors = Arc::new(Semaphore::new(max_descriptors.min(Semaphore::MAX_PERMITS)));
+        Self { peer_id, max_per_address, torrents: Mutex::default(), addresses: Mutex::default(), descriptors }
     }
 
     /// What we call ourselves.
@@ -47,8 +51,20 @@ impl Registry {
         lock(&self.torrents).get(hash).cloned()
     }
 
+    /// Whether connections have taken all descriptors that they may.
+    pub(super) fn is_full(&self) -> bool {
+        self.descriptors.available_permits() == 0
+    }
+
+    /// A place for a connection that we open, unless all are taken.
+    pub(super) fn outgoing(&self) -> Option<Place> {
+        let descriptor = self.descriptors.clone().try_acquire_owned().ok()?;
+        Some(Place { network: None, _descriptor: descriptor })
+    }
+
     /// A place for one more connection from this address, unless all are taken.
-    pub(super) fn place(self: &Arc<Self>, addr: IpAddr) -> Option<Place> {
+    pub(super) fn incoming(self: &Arc<Self>, addr: IpAddr) -> Option<Place> {
+        let descriptor = self.descriptors.clone().try_acquire_owned().ok()?;
         let network = network(addr);
         let mut addresses = lock(&self.addresses);
         let count = addresses.entry(network).or_default();
@@ -56,24 +72,32 @@ impl Registry {
             return None;
         }
         *count += 1;
-        Some(Place { registry: self.clone(), network })
+        Some(Place { network: Some((self.clone(), network)), _descriptor: descriptor })
     }
 }
 
-/// One connection's place among those from its address; given back when dropped.
+/// One connection's place among all, and among those from its address if it came to us; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    registry: Arc<Registry>,
-    network: IpAddr,
+    network: Option<(Arc<Registry>, IpAddr)>,
+    _descriptor: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Whether we open the connection.
+    pub(super) fn is_outgoing(&self) -> bool {
+        self.network.is_none()
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut addresses = lock(&self.registry.addresses);
-        if let Some(count) = addresses.get_mut(&self.network) {
+        let Some((registry, network)) = &self.network else { return };
+        let mut addresses = lock(&registry.addresses);
+        if let Some(count) = addresses.get_mut(network) {
             *count -= 1;
             if *count == 0 {
-                addresses.remove(&self.network);
+                addresses.remove(network);
             }
         }
     }
@@ -98,20 +122,30 @@ mod tests {
 
     #[test]
     fn an_address_has_only_so_many_places_and_gets_them_back() {
-        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2));
+        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 10));
         let (one, other): (IpAddr, IpAddr) = ("2001:db8::1".parse().unwrap(), "2001:db8::ffff".parse().unwrap());
-        let first = registry.place(one).unwrap();
-        let _second = registry.place(other).unwrap();
-        assert!(registry.place(one).is_none(), "both are of one /64");
-        assert!(registry.place("2001:db8:0:1::1".parse().unwrap()).is_some());
+        let first = registry.incoming(one).unwrap();
+        let _second = registry.incoming(other).unwrap();
+        assert!(registry.incoming(one).is_none(), "both are of one /64");
+        assert!(registry.incoming("2001:db8:0:1::1".parse().unwrap()).is_some());
         drop(first);
-        assert!(registry.place(other).is_some());
+        assert!(registry.incoming(other).is_some());
+    }
+
+    #[test]
+    fn all_connections_share_the_descriptors() {
+        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 2));
+        let outgoing = registry.outgoing().unwrap();
+        let _incoming = registry.incoming("192.0.2.1".parse().unwrap()).unwrap();
+        assert!(registry.outgoing().is_none() && registry.incoming("192.0.2.2".parse().unwrap()).is_none());
+        drop(outgoing);
+        assert!(registry.outgoing().is_some());
     }
 
     #[test]
     fn nothing_is_remembered_of_addresses_that_are_gone() {
-        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2));
-        drop(registry.place("192.0.2.1".parse().unwrap()));
+        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 10));
+        drop(registry.incoming("192.0.2.1".parse().unwrap()));
         assert!(lock(&registry.addresses).is_empty());
     }
 }

@@ -19,13 +19,15 @@ use super::dial::Greeted;
 use super::http::HttpClient;
 use super::listen::{self, Ports};
 use super::registry::Registry;
-use super::torrent_task::{self, TorrentParts};
+use super::torrent_task::{self, Tools, TorrentParts};
 use super::tracker_client::TrackerClient;
 use crate::base::{InfoHash, PeerId};
-use crate::engine::{self, Command, Fill, Source, Torrent};
+use crate::engine::{self, Command, Fill, Source};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::wire::Handshake;
-use crate::storage::{CacheDir, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles};
+use crate::storage::{
+    CacheDir, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles, descriptor_limit,
+};
 
 /// How a session is to behave; the defaults are what `btfs mount` does without options.
 #[derive(Debug, Clone)]
@@ -131,7 +133,9 @@ impl Session {
     pub fn start(config: SessionConfig, runtime: tokio::runtime::Handle) -> Result<Self, SessionError> {
         let cache = CacheDir::open(&config.cache_dir)?;
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-        let registry = Arc::new(Registry::new(fresh_peer_id(), config.max_per_address));
+        // The other half is for files, the mount, and what is open for a moment.
+        let descriptors = (descriptor_limit() / 2).saturating_sub(8).max(8) as usize;
+        let registry = Arc::new(Registry::new(fresh_peer_id(), config.max_per_address, descriptors));
         let session = Self {
             shared: Arc::new(Shared {
                 http: HttpClient::new(config.bind),
@@ -213,7 +217,7 @@ impl Session {
         trackers: Vec<String>,
         incoming: mpsc::Receiver<Greeted>,
     ) -> Result<TorrentHandle, SessionError> {
-        let Shared { config, cache, pool, .. } = &*self.shared;
+        let Shared { config, cache, pool, registry, .. } = &*self.shared;
         let files = TorrentFiles {
             info_hash,
             layout: metainfo.layout.clone(),
@@ -234,7 +238,7 @@ impl Session {
             layout: metainfo.layout.clone(),
             have,
             unchecked,
-            peer_id: self.shared.registry.peer_id(),
+            peer_id: registry.peer_id(),
             private: metainfo.private,
             trackers: if config.use_trackers { tiers(trackers, &metainfo.trackers) } else { Vec::new() },
             fill: config.fill,
@@ -249,19 +253,22 @@ impl Session {
         let (handle, requests) = TorrentHandle::channel(metainfo, store.clone(), pool.clone());
         let (alive, ended) = channel();
         let parts = TorrentParts {
-            engine: Torrent::new(engine, tokio::time::Instant::now().into_std(), fastrand::u64(..)),
+            config: engine,
             requests,
             incoming,
-            store,
-            pool: pool.clone(),
-            handshake: Handshake::new(info_hash, self.shared.registry.peer_id()),
-            bind: config.bind,
-            trackers: TrackerClient {
-                http: self.shared.http.clone(),
-                info_hash,
-                peer_id: self.shared.registry.peer_id(),
-                port,
-                key: self.shared.announce_key,
+            tools: Tools {
+                store,
+                pool: pool.clone(),
+                handshake: Handshake::new(info_hash, registry.peer_id()),
+                bind: config.bind,
+                trackers: TrackerClient {
+                    http: self.shared.http.clone(),
+                    info_hash,
+                    peer_id: registry.peer_id(),
+                    port,
+                    key: self.shared.announce_key,
+                },
+                registry: registry.clone(),
             },
         };
         let short_hash = info_hash.to_string()[..8].to_owned();

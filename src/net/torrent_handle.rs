@@ -111,7 +111,7 @@ impl TorrentHandle {
     }
 
     /// A torrent without a task drops the request, and with it answers the read that it may hold.
-    fn send(&self, request: Request) {
+    pub(super) fn send(&self, request: Request) {
         let _ = self.shared.requests.send(request);
     }
 }
@@ -132,6 +132,9 @@ pub enum Request {
     Command(Command),
     /// Somebody wants to see the state.
     Snapshot(SyncSender<TorrentSnapshot>),
+    /// Behave as if there were a bug.
+    #[cfg(test)]
+    Panic,
 }
 
 /// The end of a [`TorrentHandle`] that its task reads.

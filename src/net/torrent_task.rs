@@ -5,11 +5,16 @@
 //! contents the engine bounds.
 
 mod disk;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -19,24 +24,33 @@ use tracing::{debug, error, info, warn};
 
 use super::dial::{self, Greeted};
 use super::peer_task::{self, FromPeer, Peer};
+use super::registry::Registry;
 use super::torrent_handle::{PendingRead, Request, Requests};
 use super::tracker_client::TrackerClient;
+use crate::base::Bitfield;
 use crate::engine::{
-    AnnounceEvent, AnnounceOutcome, Announcement, Command, DialFailure, DiskDone, Effect, PeerKey, Ticket, Torrent,
-    TrackerId,
+    AnnounceEvent, AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, PeerKey, Ticket,
+    Torrent, TrackerId,
 };
 use crate::proto::wire::{Handshake, Message};
-use crate::storage::{DiskPool, Lane, Store};
+use crate::storage::{DiskPool, Lane, PieceState, Store};
 
 /// What a torrent's task is made of.
 #[derive(Debug)]
 pub(super) struct TorrentParts {
-    /// The brain, fresh.
-    pub engine: Torrent,
+    /// What the brain is told at birth.
+    pub config: Config,
     /// What handles ask.
     pub requests: Requests,
     /// Connections that others opened, handshakes done.
     pub incoming: mpsc::Receiver<Greeted>,
+    /// The rest.
+    pub tools: Tools,
+}
+
+/// What the task works with; it outlives a brain that fails.
+#[derive(Debug, Clone)]
+pub(super) struct Tools {
     /// The bytes.
     pub store: Arc<Store>,
     /// The disk threads.
@@ -47,20 +61,46 @@ pub(super) struct TorrentParts {
     pub bind: Option<IpAddr>,
     /// Who announces.
     pub trackers: TrackerClient,
+    /// Where outgoing connections find a place.
+    pub registry: Arc<Registry>,
 }
 
-/// Runs a torrent until it is stopped or all of its handles are gone. When it unwinds, all waiting reads fail (I5).
+/// Runs a torrent until it is stopped or all of its handles are gone.
+///
+/// A bug in the brain ends its life: waiting reads fail (I5), connections close, and it is born again once, from what the
+/// store has.
 pub(super) async fn run(parts: TorrentParts) {
+    let TorrentParts { mut config, mut requests, mut incoming, tools } = parts;
+    let mut asked_to_stop = false;
+    for life in 0..LIVES {
+        if life > 0 {
+            config.have = tools.store.table().present();
+            config.unchecked = unchecked(&tools.store);
+        }
+        let life = live(config.clone(), &mut requests, &mut incoming, tools.clone(), &mut asked_to_stop);
+        if contain(life).await.is_ok() {
+            return;
+        }
+        error!("the torrent's task failed by a bug: its waiting reads have failed");
+        if asked_to_stop {
+            break;
+        }
+    }
+    close(&tools).await;
+}
+
+async fn live(
+    config: Config,
+    requests: &mut Requests,
+    incoming: &mut mpsc::Receiver<Greeted>,
+    tools: Tools,
+    asked_to_stop: &mut bool,
+) {
     let (from_peers_sender, from_peers) = mpsc::channel(PEER_QUEUE);
     let (disk_sender, disk_done) = mpsc::channel(DISK_QUEUE);
-    let TorrentParts { engine, requests, incoming, store, pool, handshake, bind, trackers } = parts;
     let mut task = TorrentTask {
-        engine,
-        store,
-        pool,
-        handshake,
-        bind,
-        trackers,
+        engine: Torrent::new(config, now(), fastrand::u64(..)),
+        tools,
         reads: HashMap::new(),
         peers: HashMap::new(),
         next_peer: 0,
@@ -76,17 +116,47 @@ pub(super) async fn run(parts: TorrentParts) {
         turns: 0,
         stopping: None,
     };
-    task.serve(requests, incoming, from_peers, disk_done).await;
+    task.serve(requests, incoming, from_peers, disk_done, asked_to_stop).await;
     task.finish().await;
+}
+
+/// Runs a future; an error when it panics, which the panic hook has reported by then.
+async fn contain(life: impl Future<Output = ()>) -> Result<(), ()> {
+    let mut life = Box::pin(life);
+    // Nothing that the future has left half-done is looked at again: its state dies with it.
+    let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+        Err(_) => Poll::Ready(Err(())),
+    })
+    .await;
+    ended
+}
+
+fn unchecked(store: &Store) -> Bitfield {
+    let mut field = Bitfield::new(store.layout().piece_count());
+    for piece in store.layout().pieces().iter().filter(|&piece| store.table().state(piece) == PieceState::Unchecked) {
+        field.set(piece);
+    }
+    field
+}
+
+/// Closes the store, on a disk thread.
+async fn close(tools: &Tools) {
+    let (sender, closed) = oneshot::channel();
+    let store = tools.store.clone();
+    tools.pool.submit(Lane::Urgent, move || {
+        if let Err(error) = store.close() {
+            warn!(%error, "state of the cache not written at the end");
+        }
+        let _ = sender.send(());
+    });
+    let _ = tokio::time::timeout(STOP_PATIENCE, closed).await;
 }
 
 struct TorrentTask {
     engine: Torrent,
-    store: Arc<Store>,
-    pool: DiskPool,
-    handshake: Handshake,
-    bind: Option<IpAddr>,
-    trackers: TrackerClient,
+    tools: Tools,
     reads: HashMap<Ticket, PendingRead>,
     peers: HashMap<PeerKey, Outbox>,
     next_peer: u64,
@@ -130,10 +200,11 @@ enum ErrandDone {
 impl TorrentTask {
     async fn serve(
         &mut self,
-        mut requests: Requests,
-        mut incoming: mpsc::Receiver<Greeted>,
+        requests: &mut Requests,
+        incoming: &mut mpsc::Receiver<Greeted>,
         mut from_peers: mpsc::Receiver<FromPeer>,
         mut disk_done: mpsc::Receiver<DiskDone>,
+        asked_to_stop: &mut bool,
     ) {
         let mut maintenance = interval(MAINTENANCE);
         maintenance.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -181,6 +252,7 @@ impl TorrentTask {
                 _ = maintenance.tick() => self.maintain(),
                 () = timer.as_mut(), if timeout.is_some() => {}
             }
+            *asked_to_stop = self.stopping.is_some();
             let now = now();
             if self.engine.poll_timeout().is_some_and(|at| at <= now) {
                 self.engine.handle_timeout(now);
@@ -206,6 +278,8 @@ impl TorrentTask {
             }
             // A receiver that has lost patience is gone; that is its business.
             Request::Snapshot(reply) => drop(reply.try_send(self.engine.snapshot(now()))),
+            #[cfg(test)]
+            Request::Panic => panic!("as asked"),
         }
     }
 
@@ -271,7 +345,7 @@ impl TorrentTask {
         let key = PeerKey(self.next_peer);
         self.next_peer += 1;
         let (sender, outbox) = mpsc::unbounded_channel();
-        let peer = Peer { key, fast: connected.fast, store: self.store.clone(), pool: self.pool.clone() };
+        let peer = Peer { key, fast: connected.fast, store: self.tools.store.clone(), pool: self.tools.pool.clone() };
         let inbox = self.from_peers_sender.clone();
         debug!(peer = key.0, addr = %connected.addr, outgoing = connected.outgoing, "connected");
         let task = self.peer_tasks.spawn(async move {
@@ -303,7 +377,7 @@ impl TorrentTask {
                     }
                 }
                 Effect::Dial(addr) => self.dial(addr),
-                Effect::Disk(job) => disk::submit(job, &self.store, &self.pool, &self.disk_sender),
+                Effect::Disk(job) => disk::submit(job, &self.tools.store, &self.tools.pool, &self.disk_sender),
                 Effect::ReadReady(ticket) => self.answer(ticket, Ok(())),
                 Effect::ReadFailed(ticket, error) => self.answer(ticket, Err(error)),
                 Effect::Announce(announcement) => self.announce(announcement),
@@ -329,18 +403,18 @@ impl TorrentTask {
     }
 
     fn dial(&mut self, addr: SocketAddr) {
-        if self.dialling >= MAX_DIALLING || self.stopping.is_some() {
-            return self.engine.handle_dial_failed(now(), addr, DialFailure::Busy);
-        }
+        let place = self.tools.registry.outgoing().filter(|_| self.dialling < MAX_DIALLING && self.stopping.is_none());
+        let Some(place) = place else { return self.engine.handle_dial_failed(now(), addr, DialFailure::Busy) };
         self.dialling += 1;
-        let (handshake, bind) = (self.handshake, self.bind);
-        let task = self.errands.spawn(async move { ErrandDone::Dialled(dial::dial(addr, handshake, bind).await) });
+        let (handshake, bind) = (self.tools.handshake, self.tools.bind);
+        let task =
+            self.errands.spawn(async move { ErrandDone::Dialled(dial::dial(addr, handshake, bind, place).await) });
         self.errand_names.insert(task.id(), Errand::Dial(addr));
     }
 
     fn announce(&mut self, announcement: Announcement) {
         let name = Errand::Announce(announcement.tracker, announcement.event);
-        let trackers = self.trackers.clone();
+        let trackers = self.tools.trackers.clone();
         let task = self.errands.spawn(async move { ErrandDone::Announced(trackers.announce(announcement).await) });
         self.errand_names.insert(task.id(), name);
     }
@@ -351,8 +425,8 @@ impl TorrentTask {
             return;
         }
         self.unmaintained = false;
-        let (store, maintaining) = (self.store.clone(), self.maintaining.clone());
-        self.pool.submit(Lane::Idle, move || {
+        let (store, maintaining) = (self.tools.store.clone(), self.maintaining.clone());
+        self.tools.pool.submit(Lane::Idle, move || {
             if let Err(error) = store.maintain() {
                 warn!(%error, "state of the cache not written");
             }
@@ -387,15 +461,7 @@ impl TorrentTask {
         self.peers.clear();
         let _ =
             tokio::time::timeout(CLOSE_PATIENCE, async { while self.peer_tasks.join_next().await.is_some() {} }).await;
-        let (sender, closed) = oneshot::channel();
-        let store = self.store.clone();
-        self.pool.submit(Lane::Urgent, move || {
-            if let Err(error) = store.close() {
-                warn!(%error, "state of the cache not written at the end");
-            }
-            let _ = sender.send(());
-        });
-        let _ = tokio::time::timeout(STOP_PATIENCE, closed).await;
+        close(&self.tools).await;
     }
 }
 
@@ -403,6 +469,8 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// A torrent whose brain fails is rebuilt once.
+const LIVES: u32 = 2;
 /// Batches from peers that wait; each holds at most what one read brought, so this bounds their memory (I7).
 const PEER_QUEUE: usize = 32;
 /// Completions that wait; disk threads wait for a place.

@@ -124,7 +124,7 @@ fn peers_meet_through_a_tracker_and_say_goodbye() {
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let url = format!("http://{}/announce", listener.local_addr().unwrap());
     let (_stop, stopped) = tokio::sync::watch::channel(false);
-    runtime.spawn(btfs::tracker::serve(listener, store, stopped));
+    runtime.spawn(btfs::tracker::serve(listener, store.clone(), stopped));
     let content = Content::random("met.bin", 400_000, 32768, Some(url));
     let (seed, leech) = (Node::start(), Node::start());
     let seeding = seed.seed(&content);
@@ -132,10 +132,53 @@ fn peers_meet_through_a_tracker_and_say_goodbye() {
     let handle = leech.session.add(content.to_add()).unwrap();
     read(&handle, handle.store().layout().pieces()).unwrap();
     assert!(stored(&handle) == content.bytes);
+    let counts = || store.scrape(&content.metainfo.info_hash.unwrap());
+    assert_eq!(counts().seeds + counts().leechers, 2);
     let started = Instant::now();
     leech.session.shutdown();
     seed.session.shutdown();
     assert!(started.elapsed() < Duration::from_secs(6));
+    assert_eq!(counts().seeds + counts().leechers, 0, "both said `stopped`");
+}
+
+#[test]
+fn pieces_that_are_not_the_torrents_are_not_fetched() {
+    let larger = Content::random("large", 900_000, 1024, None);
+    let node = Node::start_with(|config| config.read_timeout = Some(Duration::from_millis(300)));
+    let handle = node.session.add(Content::random("small.bin", 300_000, 32768, None).to_add()).unwrap();
+    let stranger = larger.metainfo.layout.piece(800).unwrap();
+    assert!(read(&handle, PieceRange::one(stranger)).is_err());
+    assert!(handle.snapshot().is_some());
+}
+
+#[test]
+fn sessions_meet_over_ipv6() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("no IPv6 here");
+        return;
+    }
+    let content = Content::random("six.bin", 300_000, 32768, None);
+    let on_six = |config: &mut btfs::net::SessionConfig| config.bind = Some(std::net::Ipv6Addr::LOCALHOST.into());
+    let (seed, leech) = (Node::start_with(on_six), Node::start_with(on_six));
+    seed.seed(&content);
+    let peers = vec![(std::net::Ipv6Addr::LOCALHOST, seed.session.port()).into()];
+    let handle = leech.session.add(AddTorrent { peers, ..content.to_add() }).unwrap();
+    read(&handle, handle.store().layout().pieces()).unwrap();
+    assert!(stored(&handle) == content.bytes);
+}
+
+#[test]
+fn blocks_that_left_the_page_cache_are_uploaded_too() {
+    let content = Content::random("cold.bin", 4_000_000, 65536, None);
+    let (seed, leech) = (Node::start(), Node::start());
+    seed.seed(&content);
+    // Where the file system keeps the pages all the same, this is one more warm upload.
+    let file = format!("if={}", seed.directory.path().join("content").display());
+    std::fs::File::open(seed.directory.path().join("content")).unwrap().sync_all().unwrap();
+    std::process::Command::new("dd").args([&file, "iflag=nocache", "count=0", "status=none"]).status().unwrap();
+    let handle = leech.leech(&content, &seed);
+    read(&handle, handle.store().layout().pieces()).unwrap();
+    assert!(stored(&handle) == content.bytes);
 }
 
 #[test]
