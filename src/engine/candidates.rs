@@ -361,18 +361,13 @@ fn usable(addr: SocketAddr, source: Source) -> bool {
     let kind = match addr.ip() {
         IpAddr::V4(ip) => {
             let first = ip.octets()[0];
-            first != 0
-                && first < 224 // multicast, reserved, broadcast
-                && !ip.is_link_local()
-                && !(hearsay && ip.is_loopback())
-                && !(source == Source::Dht && ip.is_private())
+            // "This network"; multicast, reserved, broadcast.
+            let nobody = first == 0 || first >= 224 || ip.is_link_local();
+            !(nobody || hearsay && ip.is_loopback() || source == Source::Dht && ip.is_private())
         }
         IpAddr::V6(ip) => {
-            !ip.is_unspecified()
-                && !ip.is_multicast()
-                && !ip.is_unicast_link_local()
-                && !(hearsay && ip.is_loopback())
-                && !(source == Source::Dht && ip.is_unique_local())
+            let nobody = ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local();
+            !(nobody || hearsay && ip.is_loopback() || source == Source::Dht && ip.is_unique_local())
         }
     };
     addr.port() != 0 && kind

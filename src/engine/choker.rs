@@ -278,7 +278,8 @@ impl Slot {
     fn turn_is_over(&self, now: Instant, peer: &ChokePeer) -> bool {
         let time = now.saturating_duration_since(self.since);
         let bytes = peer.uploaded_bytes.saturating_sub(self.bytes_then);
-        time >= LONG_TURN || time >= TURN && (bytes >= TURN_BYTES || bytes < IDLE_BYTES)
+        let (sated, idle) = (bytes >= TURN_BYTES, bytes < IDLE_BYTES);
+        time >= LONG_TURN || time >= TURN && (sated || idle)
     }
 }
 

@@ -1,3 +1,6 @@
+// Plans are lists of ranges, often of one.
+#![allow(clippy::single_range_in_vec_init)]
+
 use super::*;
 
 use proptest::prelude::*;

@@ -26,7 +26,7 @@ fn reads_through(seeds: u64, limit: u64, peers: &[Behaviour], check: impl Fn(&Wo
 fn a_choke_in_the_middle_only_delays() {
     for fast in [true, false] {
         let choker = Behaviour { choke_after: Some((37, seconds(3))), fast, ..Behaviour::default() };
-        reads_through(10, 60, &[choker.clone()], |_, _| ());
+        reads_through(10, 60, std::slice::from_ref(&choker), |_, _| ());
         reads_through(10, 20, &[choker, Behaviour::default()], |_, _| ());
     }
 }
