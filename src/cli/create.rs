@@ -66,6 +66,13 @@ pub struct Args {
 /// # Errors
 /// One line that says what stands in the way.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let json = args.json;
+    let (output, metainfo, total) = make(args)?;
+    report(&output, &metainfo, total, json)
+}
+
+/// Makes the torrent: where it lies, what it is, the bytes of its content.
+pub(super) fn make(args: Args) -> anyhow::Result<(PathBuf, Metainfo, u64)> {
     let trackers = args.announce.iter().map(|tier| split_tier(tier)).collect::<Result<Vec<_>, _>>()?;
     let name = match &args.name {
         Some(name) => name.clone().into_bytes(),
@@ -111,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (bytes, metainfo) = torrent.write().map_err(|error| anyhow!("{}: {error}", shown(&args.path)))?;
     super::torrents::warn(&shown(&output), &metainfo);
     write_whole(&output, &bytes, args.force)?;
-    report(&output, &metainfo, total, args.json)
+    Ok((output, metainfo, total))
 }
 
 /// Reads and hashes everything, with a progress bar where a person looks on.

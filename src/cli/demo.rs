@@ -32,14 +32,23 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
     let room = Room::make()?;
     println!("Everything happens on this machine, below {}, and is removed at the end.\n", room.0.display());
     let guard = room.0.clone();
-    std::thread::Builder::new().name("demo-limit".into()).spawn(move || {
-        std::thread::sleep(LONGEST);
-        eprintln!("btfs: the demo takes longer than {} s: giving up", LONGEST.as_secs());
+    let give_up = move || {
         let _ = daemon::detach_mount(&guard.join("mnt"));
         let _ = fs::remove_dir_all(&guard);
         std::process::exit(exit::FAILED);
+    };
+    let give_up_late = give_up.clone();
+    std::thread::Builder::new().name("demo-limit".into()).spawn(move || {
+        std::thread::sleep(LONGEST);
+        eprintln!("btfs: the demo takes longer than {} s: giving up", LONGEST.as_secs());
+        give_up_late();
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            give_up();
+        }
+    });
     let warnings = logging.last_warnings();
     let outcome = show(&room.0, args.size, &runtime, move || warnings.list());
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -76,6 +85,7 @@ fn show(
     runtime: &tokio::runtime::Runtime,
     warnings: impl Fn() -> Vec<crate::control::Warning> + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
+    let beginning = Instant::now();
     let original = room.join("holiday");
     make_files(&original, mib << 20)?;
     say("files", &format!("holiday: film.bin ({}), notes.txt, pictures/", Bytes(mib << 20)));
@@ -116,6 +126,25 @@ fn show(
     say("read", &text);
     more(&format!("fetched so far: {} (whole pieces, each checked before a byte of it is shown)", fetched(&torrent)));
 
+    let half = fs::File::open(mounted.join("film.bin")).and_then(|file| {
+        let mut half = vec![0; (mib << 19) as usize];
+        (&file).read_exact(&mut half).map(|()| half)
+    })?;
+    ensure!(fs::read(original.join("film.bin"))?.starts_with(&half), "film.bin is not what it should be");
+    say("status", "of film.bin the first half is read, too; `btfs status` says:");
+    let source = StatusSource {
+        session: reader.clone(),
+        mount: Some(mount.clone()),
+        mountpoint: Some(mountpoint.clone()),
+        command: "mount",
+        started: beginning,
+        log: None,
+        warnings: Box::new(warnings),
+    };
+    for line in status::human(&source.collect(20)).lines() {
+        println!("      │ {line}");
+    }
+
     let started = Instant::now();
     let bytes = compare(&original, &mounted)?;
     let rate = Bytes((bytes as f64 / started.elapsed().as_secs_f64()) as u64);
@@ -124,27 +153,13 @@ fn show(
     compare(&original, &mounted)?;
     say("again", &format!("all of it from the cache, in {} ms", started.elapsed().as_millis()));
 
-    say("status", "what `btfs status` shows:");
-    let source = StatusSource {
-        session: reader.clone(),
-        mount: Some(mount.clone()),
-        mountpoint: Some(mountpoint.clone()),
-        command: "mount",
-        started,
-        log: None,
-        warnings: Box::new(warnings),
-    };
-    for line in status::human(&source.collect(20)).lines() {
-        println!("      │ {line}");
-    }
-
     mount.unmount();
     exit::set_mounted(None);
     ensure!(fs::read_dir(&mountpoint)?.next().is_none(), "{} is still mounted", mountpoint.display());
     reader.shutdown();
     seed.shutdown();
     let _ = stop.send(true);
-    let _ = runtime.block_on(tokio::time::timeout(Duration::from_secs(2), tracker));
+    let _ = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), tracker).await });
     say("umount", "the mount is gone, the tracker was told, the files are removed");
     Ok(())
 }
@@ -179,7 +194,7 @@ fn make_torrent(room: &Path, data: &Path, url: &str) -> anyhow::Result<Arc<Metai
     let words: [OsString; 7] =
         ["btfs".into(), "create".into(), data.into(), "-o".into(), file.clone().into(), "-a".into(), url.into()];
     let Command::Create(args) = Cli::try_parse_from(words)?.command else { bail!("`create` means something else") };
-    create::run(args)?;
+    create::make(args)?;
     torrents::parse("holiday.torrent", &fs::read(file)?)
 }
 

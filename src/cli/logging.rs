@@ -94,7 +94,10 @@ impl Logging {
 
 /// Starts logging. `filter` is a level or a list of `target=level`.
 pub(crate) fn start(filter: &str, target: &Target) -> anyhow::Result<Logging> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| UsageError(format!("--log {filter}: {error}")))?;
+    // fuser warns of an unmount that somebody else was faster with; what matters of it comes back to us as errors.
+    let filter = EnvFilter::builder()
+        .parse(format!("fuser=error,{filter}"))
+        .map_err(|error| UsageError(format!("--log {filter}: {error}")))?;
     let last = LastWarnings::default();
     let registry = tracing_subscriber::registry().with(filter).with(last.clone());
     let mut directory = None;

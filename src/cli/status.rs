@@ -170,7 +170,7 @@ fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
         };
         let _ = write!(text, "    tracker    {}  {state}", safe(&tracker.url));
         if let (Some(seeds), Some(leechers)) = (tracker.seeds, tracker.leechers) {
-            let _ = write!(text, ", {seeds} seeds, {leechers} leechers");
+            let _ = write!(text, ", seeds {seeds}, leechers {leechers}");
         }
         if let Some(next) = tracker.next_announce_seconds {
             let _ = write!(text, ", again in {}", Span(Duration::from_secs(next)));
