@@ -1,5 +1,6 @@
 //! The command line as clap reads it. Other rooms get their own `Config` types; none sees these.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,7 +48,7 @@ pub enum Command {
 pub struct MountArgs {
     /// A .torrent file, or an http(s) URL of one; several become several names in the mount
     #[arg(required = true, num_args = 1.., value_name = "TORRENT")]
-    pub torrents: Vec<String>,
+    pub torrents: Vec<OsString>,
     /// An empty directory to mount on
     #[arg(required = true, value_name = "MOUNTPOINT")]
     pub mountpoint: PathBuf,
@@ -86,7 +87,7 @@ pub struct MountArgs {
 pub struct SeedArgs {
     /// A .torrent file (or an http(s) URL of one), and the file or directory that holds its content; further pairs
     #[arg(required = true, num_args = 2.., value_names = ["TORRENT", "DATA"])]
-    pub pairs: Vec<String>,
+    pub pairs: Vec<OsString>,
     /// Print one line of JSON when all is checked and shared, instead of text
     #[arg(long)]
     pub json: bool,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -34,8 +34,7 @@ pub(crate) enum Target {
 impl Target {
     /// In the background: the journal if systemd started us, else a file named after `subject`.
     pub(crate) fn background(subject: &str) -> Self {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if set("INVOCATION_ID") && set("JOURNAL_STREAM") {
+        if is_under_systemd() {
             return Self::Journal;
         }
         let state = super::paths::xdg("XDG_STATE_HOME", ".local/state");
@@ -45,10 +44,7 @@ impl Target {
 
     /// In the foreground: the journal if systemd started us, else standard error.
     pub(crate) fn foreground() -> Self {
-        match std::env::var_os("JOURNAL_STREAM") {
-            Some(value) if !value.is_empty() && std::env::var_os("INVOCATION_ID").is_some() => Self::Journal,
-            _ => Self::Stderr,
-        }
+        if is_under_systemd() { Self::Journal } else { Self::Stderr }
     }
 
     /// For people; `None` where they see it anyway.
@@ -59,6 +55,12 @@ impl Target {
             Self::Journal => Some("the journal (journalctl -t btfs)".to_owned()),
         }
     }
+}
+
+/// Whether systemd started us, and its journal is there to be written to.
+fn is_under_systemd() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    set("INVOCATION_ID") && set("JOURNAL_STREAM") && Path::new("/run/systemd/journal/socket").exists()
 }
 
 /// The last warnings and errors of this process.
@@ -102,7 +104,11 @@ pub(crate) fn start(filter: &str, target: &Target) -> anyhow::Result<Logging> {
     let registry = tracing_subscriber::registry().with(filter).with(last.clone());
     let mut directory = None;
     match target {
-        Target::Stderr => registry.with(fmt::layer().with_writer(|| Terminal).with_target(false)).try_init()?,
+        Target::Stderr => {
+            let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let layer = fmt::layer().with_writer(|| Terminal).with_target(false).with_ansi(coloured);
+            registry.with(layer).try_init()?;
+        }
         Target::Journal => {
             let layer = tracing_journald::layer().context("systemd's journal")?;
             registry.with(layer.with_syslog_identifier("btfs".to_owned())).try_init()?;

@@ -86,17 +86,20 @@ fn serve(
         }
     };
     exit::set_mounted(Some(mountpoint.clone()));
+    let warnings = logging.last_warnings();
     let parts = Parts {
         session,
         mount: Some(mount),
         mountpoint: Some(mountpoint.clone()),
-        warnings: logging.last_warnings(),
+        warnings: warnings.clone(),
         log: target.describe(),
     };
     let running = process.run("mount", parts);
     tracing::info!(mountpoint = %mountpoint.display(), torrents = torrents.len(), "mounted");
     announce(&torrents, &mountpoint, upload);
     if let Some(ready) = ready {
+        // From now on they go to the log only.
+        warnings.list().iter().for_each(|warning| eprintln!("btfs: {}", warning.text));
         ready.tell()?;
     }
     running.until_end(!background)

@@ -1,6 +1,8 @@
 //! `btfs seed`: shares files that are here, read-only; checks them once, with progress.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -109,9 +111,9 @@ fn announce(status: &Status) {
     println!("peers reach it at port {}; end it with Ctrl-C", status.port);
 }
 
-fn pairs(words: &[String]) -> anyhow::Result<(Vec<String>, Vec<PathBuf>)> {
+fn pairs(words: &[OsString]) -> anyhow::Result<(Vec<OsString>, Vec<PathBuf>)> {
     if !words.len().is_multiple_of(2) {
-        let last = words.last().cloned().unwrap_or_default();
+        let last = words.last().map(|word| text::safe(word.as_bytes())).unwrap_or_default();
         return Err(UsageError(format!("{last}: each torrent needs the path of its data after it")).into());
     }
     let names = words.iter().step_by(2).cloned().collect();

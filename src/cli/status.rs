@@ -51,19 +51,28 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<i32> {
 /// The process that serves this mount: its socket and its status without files.
 pub(super) fn find(mountpoint: &Path) -> Option<(PathBuf, Status)> {
     let wanted = mountpoint::text(mountpoint);
-    let asked = sockets(&paths::control_directories()).into_iter().filter_map(|socket| {
-        let (response, _) = ask(&socket, &Request::Status { files: 0 }, PATIENCE).ok()?;
-        Some((socket, response.status?))
-    });
+    let found = ask_all(0).into_iter().filter(|(_, status)| status.mountpoint.as_ref() == Some(&wanted));
     // Stacked mounts: the one that still has it.
-    asked.filter(|(_, status)| status.mountpoint.as_ref() == Some(&wanted)).max_by_key(|(_, status)| status.mounted)
+    found.max_by_key(|(_, status)| status.mounted)
+}
+
+/// Every process that answers, in the order of its socket's name. Asked all at once: one may be suspended.
+fn ask_all(files: usize) -> Vec<(PathBuf, Status)> {
+    std::thread::scope(|scope| {
+        let asked = sockets(&paths::control_directories()).into_iter().map(|socket| {
+            scope.spawn(move || {
+                let (response, _) = ask(&socket, &Request::Status { files }, PATIENCE).ok()?;
+                Some((socket, response.status?))
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        asked.into_iter().filter_map(|one| one.join().ok().flatten()).collect()
+    })
 }
 
 fn collect(wanted: Option<&Path>) -> Vec<Status> {
     let wanted = wanted.map(mountpoint::text);
-    let asked = sockets(&paths::control_directories()).into_iter().filter_map(|socket| {
-        ask(&socket, &Request::Status { files: 1000 }, PATIENCE).ok().and_then(|(response, _)| response.status)
-    });
+    let asked = ask_all(1000).into_iter().map(|(_, status)| status);
     asked.filter(|status| wanted.is_none() || status.mountpoint == wanted).collect()
 }
 

@@ -1,5 +1,6 @@
 //! The torrents on a command line: files, read and judged before anything else happens, and URLs of files.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
@@ -24,14 +25,17 @@ pub(crate) enum Named {
 }
 
 /// Reads and judges a torrent file; only notes a URL.
-pub(crate) fn load(name: &str) -> anyhow::Result<Named> {
-    if name.starts_with("http://") || name.starts_with("https://") {
-        return Ok(Named::Url(name.to_owned()));
+pub(crate) fn load(name: &OsStr) -> anyhow::Result<Named> {
+    match name.to_str() {
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+            return Ok(Named::Url(url.to_owned()));
+        }
+        Some(url) if url.starts_with("magnet:") => {
+            bail!("{}: magnet links are not supported yet: name a .torrent file or an http(s) URL of one", safe(url));
+        }
+        _ => {}
     }
-    if name.starts_with("magnet:") {
-        bail!("{name}: magnet links are not supported yet: name a .torrent file or an http(s) URL of one");
-    }
-    parse(&safe(name), &read(Path::new(name))?).map(Named::Parsed)
+    parse(&safe(name.as_bytes()), &read(Path::new(name))?).map(Named::Parsed)
 }
 
 /// Reads a torrent file, not more of it than a torrent can have.
