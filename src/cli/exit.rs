@@ -19,7 +19,14 @@ pub(crate) struct UsageError(pub(crate) String);
 
 /// Tells the user, in one line, and gives the exit status.
 pub(crate) fn report(error: &anyhow::Error) -> i32 {
-    let text = format!("{error:#}");
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Some errors say what their source says, and name it as their source as well.
+        if !text.contains(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+    }
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     eprintln!("btfs: {}", line.trim_end());
     if error.is::<UsageError>() { USAGE } else { FAILED }
