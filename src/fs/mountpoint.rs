@@ -143,7 +143,7 @@ fn is_dead(path: &Path) -> bool {
     let path = path.to_path_buf();
     // A thread of its own, as the call may wait for somebody else's server for ever; it ends with the process.
     let asked = thread::Builder::new().name("mount-probe".into()).spawn(move || {
-        let _ = sender.send(fs::metadata(path).map(|_| ()));
+        let _ = sender.send(sys::ask_figures(&path));
     });
     if asked.is_err() {
         return false;

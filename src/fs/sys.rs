@@ -31,6 +31,19 @@ pub(crate) fn may_write(path: &Path) -> bool {
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, libc::AT_EACCESS) == 0 }
 }
 
+/// Asks the file system at a path for its figures, for the sake of asking: a FUSE server answers this each time, while
+/// attributes come from the kernel's memory although the server may be gone.
+pub(crate) fn ask_figures(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut figures = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the string ends with a zero byte, and both live through the call, which fills the structure; nobody reads it.
+    if unsafe { libc::statfs(path.as_ptr(), figures.as_mut_ptr()) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Unmounts what is mounted at a path; `lazy`: detach it now, let it end with its last user.
 pub(crate) fn unmount(path: &Path, lazy: bool) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
