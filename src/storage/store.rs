@@ -204,11 +204,15 @@ impl Store {
     /// Writes out the journal if anything is pending (call it every second), checkpoints when one is due. Returns at
     /// once when another thread is at it.
     pub fn maintain(&self) -> Result<(), StorageError> {
+        self.maintain_at(Instant::now())
+    }
+
+    fn maintain_at(&self, now: Instant) -> Result<(), StorageError> {
         let Ok(mut resume) = self.resume.try_lock() else { return Ok(()) };
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        resume.maintain(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
+        resume.maintain(now, &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
 
     /// Last checkpoint; later writes are refused. Idempotent.
@@ -341,3 +345,6 @@ fn note_name(key: &str) -> Option<String> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! A disk in memory that forgets: it knows what was synced and what only lies in the page cache, can stop after any
+//! number of operations, and can lose, tear and reorder what was not synced.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::base::{FileIndex, Layout};
+use crate::storage::backing::{Backing, Identity, Seen};
+use crate::storage::resume::StateFiles;
+
+/// The disk; clones are the same one.
+#[derive(Debug, Clone)]
+pub(super) struct Disk(Arc<Mutex<World>>);
+
+#[derive(Debug)]
+struct World {
+    layout: Arc<Layout>,
+    data: Vec<Option<Data>>,
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Changes of names that are not on the disk, in order.
+    name_changes: Vec<(String, Option<usize>)>,
+    clock: i64,
+    /// Operations so far that change or sync something.
+    operations: usize,
+    trouble: Trouble,
+    rng: fastrand::Rng,
+}
+
+/// What is to go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    Never,
+    /// Operation `n` happens in part, and nothing works from there on.
+    Stop(usize),
+    /// Operation `n` happens in part and fails; the next ones work.
+    Fail(usize),
+}
+
+/// A file of the torrent. Presence is kept by the byte.
+#[derive(Debug, Clone)]
+struct Data {
+    now: Content,
+    durable: Option<Content>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Debug, Clone)]
+struct Content {
+    ino: u64,
+    bytes: Vec<u8>,
+    stored: Vec<bool>,
+    time: i64,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Punch(Range<usize>),
+    Length(usize),
+}
+
+/// A small file; appends are all that happens to it.
+#[derive(Debug, Default)]
+struct Inode {
+    bytes: Vec<u8>,
+    durable: usize,
+}
+
+impl Content {
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Write(offset, bytes) => {
+                let end = offset + bytes.len();
+                if self.bytes.len() < end {
+                    self.bytes.resize(end, 0);
+                    self.stored.resize(end, false);
+                }
+                self.bytes[*offset..end].copy_from_slice(bytes);
+                self.stored[*offset..end].fill(true);
+            }
+            Change::Punch(range) => {
+                let range = range.start.min(self.bytes.len())..range.end.min(self.bytes.len());
+                self.bytes[range.clone()].fill(0);
+                self.stored[range].fill(false);
+            }
+            Change::Length(length) => {
+                self.bytes.resize(*length, 0);
+                self.stored.resize(*length, false);
+            }
+        }
+    }
+}
+
+impl Disk {
+    pub(super) fn new(layout: Arc<Layout>, seed: u64) -> Self {
+        let data = vec![None; layout.file_count()];
+        Self(Arc::new(Mutex::new(World {
+            layout,
+            data,
+            inodes: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            name_changes: Vec::new(),
+            clock: 1,
+            operations: 0,
+            trouble: Trouble::Never,
+            rng: fastrand::Rng::with_seed(seed),
+        })))
+    }
+
+    pub(super) fn set_trouble(&self, trouble: Trouble) {
+        self.world().trouble = trouble;
+    }
+
+    pub(super) fn operations(&self) -> usize {
+        self.world().operations
+    }
+
+    /// The machine is switched off and on: of what was not synced any part may be there, in any order of bytes.
+    pub(super) fn cut_power(&self) {
+        let world = &mut *self.world();
+        let rng = &mut world.rng;
+        for data in &mut world.data {
+            let Some(file) = data.take() else { continue };
+            let Some(mut content) = file.durable.or_else(|| rng.bool().then(|| file.now.empty())) else { continue };
+            for change in &file.unsynced {
+                match change {
+                    Change::Write(offset, bytes) if rng.bool() => {
+                        let kept = if rng.bool() { bytes.len() } else { rng.usize(..=bytes.len()) };
+                        content.apply(&Change::Write(*offset, bytes[..kept].to_vec()));
+                    }
+                    Change::Write(..) => {}
+                    other => {
+                        if rng.bool() {
+                            content.apply(other);
+                        }
+                    }
+                }
+            }
+            // The times may have reached the disk without the bytes, never the other way round for what we trust.
+            if rng.bool() {
+                content.time = file.now.time;
+                content.apply(&Change::Length(file.now.bytes.len()));
+            }
+            *data = Some(Data { durable: Some(content.clone()), now: content, unsynced: Vec::new() });
+        }
+        for inode in &mut world.inodes {
+            let kept = rng.usize(inode.durable..=inode.bytes.len());
+            let length = rng.usize(kept..=inode.bytes.len());
+            // A length that reached the disk before its bytes reads as zeros.
+            inode.bytes[kept..].fill(0);
+            inode.bytes.truncate(length);
+            inode.durable = length;
+        }
+        let kept = rng.usize(..=world.name_changes.len());
+        world.names = world.durable_names.clone();
+        for (name, inode) in world.name_changes.drain(..).take(kept) {
+            match inode {
+                Some(inode) => world.names.insert(name, inode),
+                None => world.names.remove(&name),
+            };
+        }
+        world.durable_names = world.names.clone();
+    }
+
+    /// Somebody else changes a byte of a file, if it is there.
+    pub(super) fn meddle(&self, file: FileIndex) {
+        let world = &mut *self.world();
+        world.clock += 1;
+        let Some(data) = world.data[file.at()].as_mut().filter(|data| !data.now.bytes.is_empty()) else { return };
+        let at = world.rng.usize(..data.now.bytes.len());
+        let change = Change::Write(at, vec![world.rng.u8(..)]);
+        data.now.apply(&change);
+        data.now.time = world.clock;
+        data.unsynced.push(change);
+    }
+
+    /// Whether all bytes of a file's range are stored and equal to `expected`.
+    pub(super) fn holds(&self, file: FileIndex, offset: usize, expected: &[u8]) -> bool {
+        let world = self.world();
+        let range = offset..offset + expected.len();
+        world.data[file.at()].as_ref().is_some_and(|data| {
+            data.now.bytes.get(range.clone()) == Some(expected) && data.now.stored[range].iter().all(|stored| *stored)
+        })
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("no test panics inside the disk")
+    }
+}
+
+impl Content {
+    fn empty(&self) -> Self {
+        Self { bytes: Vec::new(), stored: Vec::new(), ..self.clone() }
+    }
+}
+
+impl World {
+    fn working(&self) -> io::Result<()> {
+        match self.trouble {
+            Trouble::Stop(at) if self.operations > at => Err(io::Error::from_raw_os_error(libc::EIO)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts an operation; how much of `length` units it is to do, and what it then says.
+    fn operate(&mut self, length: usize) -> io::Result<(usize, io::Result<()>)> {
+        self.working()?;
+        let number = self.operations;
+        self.operations += 1;
+        self.clock += 1;
+        let (Trouble::Stop(at) | Trouble::Fail(at)) = self.trouble else { return Ok((length, Ok(()))) };
+        if number != at {
+            return Ok((length, Ok(())));
+        }
+        let code = if self.rng.bool() { libc::ENOSPC } else { libc::EIO };
+        Ok((self.rng.usize(..=length), Err(io::Error::from_raw_os_error(code))))
+    }
+
+    fn change(&mut self, file: FileIndex, change: Change) -> io::Result<()> {
+        let time = self.clock;
+        let data = self.data[file.at()].as_mut().ok_or(io::ErrorKind::NotFound)?;
+        data.now.apply(&change);
+        data.now.time = time;
+        data.unsynced.push(change);
+        Ok(())
+    }
+
+    fn inode(&self, name: &str) -> io::Result<usize> {
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn link(&mut self, name: &str, inode: Option<usize>) {
+        match inode {
+            Some(inode) => self.names.insert(name.to_owned(), inode),
+            None => self.names.remove(name),
+        };
+        self.name_changes.push((name.to_owned(), inode));
+    }
+}
+
+impl Backing for Disk {
+    fn read_at(&self, file: FileIndex, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let world = self.world();
+        world.working()?;
+        let data = world.data[file.at()].as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let rest = data.now.bytes.get(offset as usize..).unwrap_or(&[]);
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn read_now_at(&self, file: FileIndex, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.read_at(file, offset, buffer).map(Some)
+    }
+
+    fn write_vectored_at(&self, file: FileIndex, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        let mut world = self.world();
+        let (count, result) = world.operate(bytes.len())?;
+        bytes.truncate(count);
+        world.change(file, Change::Write(offset as usize, bytes)).and(result)
+    }
+
+    fn prepare(&self, file: FileIndex) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(1)?;
+        let length = world.layout.file_bytes(file) as usize;
+        let (clock, ino) = (world.clock, world.clock as u64);
+        world.data[file.at()].get_or_insert_with(|| Data {
+            now: Content { ino, bytes: Vec::new(), stored: Vec::new(), time: clock },
+            durable: None,
+            unsynced: Vec::new(),
+        });
+        if count == 1 {
+            world.change(file, Change::Length(length))?;
+        }
+        result
+    }
+
+    fn punch(&self, file: FileIndex, offset: u64, length: u64) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(length as usize)?;
+        world.change(file, Change::Punch(offset as usize..offset as usize + count)).and(result)
+    }
+
+    fn sync(&self, file: FileIndex) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(1)?;
+        let killed = matches!(world.trouble, Trouble::Stop(_));
+        let data = world.data[file.at()].as_mut().ok_or(io::ErrorKind::NotFound)?;
+        if result.is_err() && killed && count == 0 {
+            return result;
+        }
+        if result.is_err() && !killed {
+            // What could not be written is dropped; the times are as they were.
+            let time = data.now.time;
+            data.now = data.durable.clone().unwrap_or_else(|| data.now.empty());
+            data.now.time = time;
+        }
+        data.durable = Some(data.now.clone());
+        data.unsynced.clear();
+        result
+    }
+
+    fn seen(&self, file: FileIndex) -> io::Result<Option<Seen>> {
+        let world = self.world();
+        world.working()?;
+        Ok(world.data[file.at()].as_ref().map(|Data { now, .. }| Seen {
+            identity: Identity { dev: 0, ino: now.ino, size: now.bytes.len() as u64, mtime: now.time, ctime: now.time },
+            allocated: now.stored.iter().filter(|stored| **stored).count() as u64,
+        }))
+    }
+
+    fn next_data(&self, file: FileIndex, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let world = self.world();
+        world.working()?;
+        let Some(Data { now, .. }) = &world.data[file.at()] else { return Ok(None) };
+        let offset = offset as usize;
+        let Some(start) = now.stored.iter().skip(offset).position(|stored| *stored) else { return Ok(None) };
+        let start = offset + start;
+        let length = now.stored[start..].iter().take_while(|stored| **stored).count();
+        Ok(Some(start as u64..(start + length) as u64))
+    }
+
+    fn forget(&self, _: FileIndex) {}
+
+    fn path(&self, file: FileIndex) -> PathBuf {
+        PathBuf::from(format!("simulated/{file}"))
+    }
+}
+
+impl StateFiles for Disk {
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let world = self.world();
+        world.working()?;
+        Ok(world.names.get(name).map(|&inode| world.inodes[inode].bytes.clone()))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let world = self.world();
+        world.working()?;
+        Ok(world.names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(bytes.len())?;
+        world.inodes.push(Inode { bytes: bytes[..count].to_vec(), durable: 0 });
+        let inode = world.inodes.len() - 1;
+        world.link(name, Some(inode));
+        result
+    }
+
+    fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(bytes.len())?;
+        let inode = world.inode(name)?;
+        world.inodes[inode].bytes.extend_from_slice(&bytes[..count]);
+        result
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(1)?;
+        let inode = world.inode(name)?;
+        if count == 1 {
+            world.inodes[inode].durable = world.inodes[inode].bytes.len();
+        }
+        result
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(1)?;
+        if count == 1 {
+            let inode = world.inode(from)?;
+            // One step in reality: the order of these two keeps the file reachable.
+            world.link(to, Some(inode));
+            world.link(from, None);
+        }
+        result
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(1)?;
+        if count == 1 && world.names.contains_key(name) {
+            world.link(name, None);
+        }
+        result
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(1)?;
+        if count == 1 {
+            world.durable_names = world.names.clone();
+            world.name_changes.clear();
+        }
+        result
+    }
+}
