@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_ENCODING, LOCATION};
 use reqwest::redirect::Policy;
+use tracing::warn;
 use url::{Host, Url};
 
 use self::reach::{GuardedResolver, Reach, Scope};
@@ -135,17 +136,23 @@ impl HttpClient {
         if let Some(client) = clients.get(&reach) {
             return Ok(client.clone());
         }
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("btfs/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .referer(false)
-            .no_proxy()
-            .connect_timeout(CONNECT_PATIENCE)
-            .pool_max_idle_per_host(0)
-            .local_address(self.shared.bind)
-            .dns_resolver(GuardedResolver { reach })
-            .build()
-            .map_err(|error| HttpError::Connect(innermost(&error)))?;
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("btfs/", env!("CARGO_PKG_VERSION")))
+                .redirect(Policy::none())
+                .referer(false)
+                .no_proxy()
+                .connect_timeout(CONNECT_PATIENCE)
+                .pool_max_idle_per_host(0)
+                .local_address(self.shared.bind)
+                .dns_resolver(GuardedResolver { reach })
+        };
+        let client = builder().build().or_else(|error| {
+            // A system without certificates can still do plain HTTP; HTTPS then trusts nobody.
+            warn!(error = innermost(&error), "no https");
+            builder().tls_certs_only([]).build()
+        });
+        let client = client.map_err(|error| HttpError::Connect(innermost(&error)))?;
         clients.insert(reach, client.clone());
         Ok(client)
     }

@@ -211,6 +211,7 @@ impl TorrentTask {
         let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         let (mut batches, mut completions) = (Vec::new(), Vec::new());
+        let mut orphaned = false;
         loop {
             self.carry_out();
             if self.has_ended() {
@@ -224,7 +225,7 @@ impl TorrentTask {
             }
             // All arms are cancel-safe. Peers and the disk are taken in bounded portions, so that neither starves timers.
             tokio::select! {
-                request = requests.recv(), if self.stopping.is_none() => match request {
+                request = requests.recv(), if !orphaned => match request {
                     Some(request) => {
                         self.handle_request(request);
                         for _ in 0..MAX_PORTION {
@@ -232,7 +233,10 @@ impl TorrentTask {
                             self.handle_request(request);
                         }
                     }
-                    None => self.stop(),
+                    None => {
+                        orphaned = true;
+                        self.stop();
+                    }
                 },
                 _ = from_peers.recv_many(&mut batches, MAX_PORTION) => {
                     for batch in batches.drain(..) {
@@ -263,6 +267,8 @@ impl TorrentTask {
     fn handle_request(&mut self, request: Request) {
         match request {
             Request::Read { reply, pieces, .. } if pieces.is_empty() => reply.answer(Ok(())),
+            // Dropped replies say so.
+            Request::Read { .. } if self.stopping.is_some() => {}
             Request::Read { ticket, pieces, reply } => {
                 self.reads.insert(ticket, reply);
                 self.engine.handle_command(now(), Command::Read { ticket, pieces });
