@@ -124,13 +124,12 @@ async fn live(
 async fn contain(life: impl Future<Output = ()>) -> Result<(), ()> {
     let mut life = Box::pin(life);
     // Nothing that the future has left half-done is looked at again: its state dies with it.
-    let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(context))) {
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(context))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
         Err(_) => Poll::Ready(Err(())),
     })
-    .await;
-    ended
+    .await
 }
 
 fn unchecked(store: &Store) -> Bitfield {

@@ -139,6 +139,10 @@ impl Uploader {
     }
 
     fn answer(&mut self, block: BlockRef, out: &mut BytesMut) {
+        // What was queued before may have used the fast set up.
+        if !self.may_have(block) {
+            return self.reject(as_request(block), out);
+        }
         // I2: read under a pin; a piece that is not present (any more) is refused, never a hole.
         let Some(pins) = self.store.table().pin(PieceRange::one(block.piece)) else {
             return self.reject(as_request(block), out);
@@ -221,3 +225,6 @@ const MAX_REQUEST_BYTES: u32 = 128 * 1024;
 const MAX_COLD_READS: usize = 8;
 /// How many times a piece of the fast set is given to a choked peer.
 const ALLOWED_FAST_TIMES: u64 = 2;
+
+#[cfg(test)]
+mod tests;
