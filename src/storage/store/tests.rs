@@ -72,7 +72,8 @@ impl World {
         let half = bytes.len() / 2;
         // Out of order, in two runs.
         let runs = [(half, bytes.slice(half..)), (0, bytes.slice(..half))];
-        let run = |(begin, bytes): &(usize, Bytes)| store.write(piece, attempt, *begin as u32, &[bytes.clone()]);
+        let run =
+            |(begin, bytes): &(usize, Bytes)| store.write(piece, attempt, *begin as u32, std::slice::from_ref(bytes));
         runs.iter().map(run).last().unwrap().is_ok_and(|verdict| verdict == Verdict::Verified)
     }
 
