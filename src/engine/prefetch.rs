@@ -4,7 +4,7 @@
 //! already: a plan names what the reader will want, present or not.
 //!
 //! What makes it hard: the kernel cuts, overlaps and reorders what a program reads, and probing (a header, an index at
-//! the end, a thumbnail) must not cost more than it touches. So reads are followed by [`Cursor`]s that tolerate
+//! the end, a thumbnail) must not cost more than it touches. So reads are followed by cursors that tolerate
 //! disorder, a window opens only after a stretch that was read without gaps, and grows with use.
 
 mod cursor;

@@ -2,7 +2,7 @@
 //!
 //! Caps every body, takes no longer than half a minute, keeps the bytes of a query as they are, asks for no compression,
 //! goes through no proxy, and follows at most [`MAX_REDIRECTS`] redirects by hand, so that nobody in the swarm or on the
-//! web can make us ask a service of this host or its network ([`Reach`]).
+//! web can make us ask a service of this host or its network (`reach.rs`).
 
 mod reach;
 
