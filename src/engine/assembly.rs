@@ -192,7 +192,7 @@ impl Assembly {
     pub(crate) fn take(&mut self, block: BlockId, peer: PeerKey, data: Bytes) -> Taken {
         let Some(partial) = self.pieces.get_mut(&block.piece) else { return Taken::Useless };
         let at = block.number as usize;
-        if partial.phase != Phase::Fetching || partial.sole.is_some_and(|sole| sole != peer) {
+        if partial.phase != Phase::Fetching {
             return Taken::Useless;
         }
         let mut others = Vec::new();
@@ -309,10 +309,10 @@ impl Assembly {
         Some(partial)
     }
 
-    /// Lifts the restriction to one peer.
-    pub(crate) fn open_to_all(&mut self, piece: PieceIndex) {
+    /// From now on only `sole` is asked, or everybody.
+    pub(crate) fn entrust(&mut self, piece: PieceIndex, sole: Option<PeerKey>) {
         if let Some(partial) = self.pieces.get_mut(&piece) {
-            partial.sole = None;
+            partial.sole = sole;
         }
     }
 

@@ -26,8 +26,10 @@ struct Failure {
 #[derive(Debug, Default)]
 pub(crate) struct Blame {
     failures: BTreeMap<PieceIndex, Vec<Failure>>,
+    /// How often a failed piece was entrusted to a peer alone.
+    paroles: BTreeMap<PieceIndex, BTreeMap<PeerKey, u32>>,
     kept_blocks: usize,
-    /// Bad pieces sent alone, by address.
+    /// Bad pieces sent, by address: alone, or proven of somebody we cannot do without.
     strikes: BTreeMap<SocketAddr, u32>,
 }
 
@@ -48,12 +50,17 @@ impl Blame {
             self.failures.entry(piece).or_default();
         }
         let sole = all.first().copied().filter(|_| all.len() == 1)?;
+        self.strike(sole.addr).then_some(sole)
+    }
+
+    /// Counts a bad piece against an address; true when it is one too many.
+    pub(crate) fn strike(&mut self, addr: SocketAddr) -> bool {
         if self.strikes.len() >= STRIKES_MAX {
             self.strikes.clear();
         }
-        let strikes = self.strikes.entry(sole.addr).or_default();
+        let strikes = self.strikes.entry(addr).or_default();
         *strikes += 1;
-        (*strikes >= STRIKES_TO_BAN).then_some(sole)
+        *strikes >= STRIKES_TO_BAN
     }
 
     /// Whether the piece has failed and was not seen to match since.
@@ -66,10 +73,18 @@ impl Blame {
         self.failures.keys().copied().collect()
     }
 
-    /// Whether this peer sent any block of a failed attempt at the piece.
-    pub(crate) fn is_suspect(&self, piece: PieceIndex, peer: PeerKey) -> bool {
+    /// Notes that a peer is to fetch a failed piece alone.
+    pub(crate) fn entrusted(&mut self, piece: PieceIndex, peer: PeerKey) {
+        *self.paroles.entry(piece).or_default().entry(peer).or_default() += 1;
+    }
+
+    /// How little this peer is to be trusted with a failed piece: how often it tried alone, in how many failed attempts
+    /// it took part.
+    pub(crate) fn suspicion(&self, piece: PieceIndex, peer: PeerKey) -> (u32, usize) {
+        let tries = self.paroles.get(&piece).and_then(|tries| tries.get(&peer)).copied().unwrap_or(0);
         let failures = self.failures.get(&piece).into_iter().flatten();
-        failures.flat_map(|failure| &failure.senders).flatten().any(|sender| sender.key == peer)
+        let took_part = |failure: &&Failure| failure.senders.iter().flatten().any(|sender| sender.key == peer);
+        (tries, failures.filter(took_part).count())
     }
 
     /// Whether digests of the piece that matched would name somebody.
@@ -80,6 +95,7 @@ impl Blame {
     /// The right digests of a piece: everybody whose block differs, in order. Forgets the failures.
     pub(crate) fn settle(&mut self, piece: PieceIndex, right: &[[u8; 20]]) -> Vec<Sender> {
         let mut liars = BTreeSet::new();
+        self.paroles.remove(&piece);
         for failure in self.failures.remove(&piece).into_iter().flatten() {
             self.kept_blocks -= failure.digests.len().min(failure.senders.len());
             let blocks = failure.digests.iter().zip(&failure.senders).zip(right);
@@ -117,8 +133,10 @@ mod tests {
         let mut blame = Blame::default();
         assert_eq!(fail(&mut blame, "gXgg", "ABCA"), None);
         assert_eq!(fail(&mut blame, "gggY", "CCBD"), None);
-        assert!(blame.is_doubtful(PieceIndex(0)) && blame.is_suspect(PieceIndex(0), sender(b'D').key));
-        assert!(!blame.is_suspect(PieceIndex(0), sender(b'E').key));
+        assert!(blame.is_doubtful(PieceIndex(0)));
+        blame.entrusted(PieceIndex(0), sender(b'D').key);
+        let suspicion = |name| blame.suspicion(PieceIndex(0), sender(name).key);
+        assert_eq!([suspicion(b'B'), suspicion(b'D'), suspicion(b'E')], [(0, 2), (1, 1), (0, 0)]);
         assert_eq!(blame.settle(PieceIndex(0), &digests("gggg")), [sender(b'B'), sender(b'D')]);
         assert!(!blame.is_doubtful(PieceIndex(0)));
         assert_eq!(blame.kept_blocks, 0);

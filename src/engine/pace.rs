@@ -10,6 +10,7 @@ pub(crate) struct Pace {
     /// Bytes per second while it had something to send, lately; 0: unknown.
     rate: f64,
     peak: f64,
+    samples: u32,
     /// The burst being measured: when its first block came, and bytes since then, that block left out.
     burst: Option<(Instant, u64)>,
     last_block: Option<Instant>,
@@ -61,7 +62,9 @@ impl Pace {
         }
         let sample = *sum as f64 / seconds;
         self.burst = Some((now, 0));
-        let keep = (-seconds / MEMORY.as_secs_f64()).exp();
+        // The first samples weigh more: the guess was made of a round trip, not of a rate.
+        self.samples = self.samples.saturating_add(1);
+        let keep = (-seconds / MEMORY.as_secs_f64()).exp().min(1.0 - 1.0 / f64::from(self.samples));
         self.rate = self.rate * keep + sample * (1.0 - keep);
         self.peak = (self.peak * 0.99).max(self.rate);
         // The pipeline has stopped to be the limit once the rate explains less than half of it.
@@ -74,6 +77,11 @@ impl Pace {
     pub(crate) fn reset_depth(&mut self) {
         self.slow_start = Some(FIRST_DEPTH);
         self.burst = None;
+    }
+
+    /// Whether it has sent anything yet.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.last_block.is_some()
     }
 
     /// Bytes per second to be expected: the recent rate; the peak when it was silent for long; `None` for a fresh peer.

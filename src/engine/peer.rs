@@ -38,7 +38,7 @@ impl Backoff {
     /// One more failure, of something begun at `began`; failures of one burst count once.
     fn fail(slot: Option<Self>, now: Instant, began: Instant) -> Self {
         match slot {
-            Some(last) if began < last.set => last,
+            Some(last) if began <= last.set => last,
             Some(last) => Self::wait(now, (last.step * 2).min(BACKOFF_MAX)),
             None => Self::wait(now, BACKOFF_MIN),
         }
@@ -154,7 +154,6 @@ impl Peer {
     pub(crate) fn ask(&mut self, now: Instant, block: BlockId, request: NewRequest) {
         self.pace.requested(now, self.requests.is_empty());
         self.last_request = Some(now);
-        self.freed.remove(&block);
         self.next_sequence += 1;
         self.order.insert(self.next_sequence, block);
         self.outstanding_bytes += u64::from(request.bytes);
@@ -192,9 +191,10 @@ impl Peer {
         Some(request)
     }
 
-    /// Whether a block that no request awaits was asked once; forgets it.
-    pub(crate) fn was_freed(&mut self, block: BlockId) -> bool {
-        self.freed.remove(&block).is_some()
+    /// Whether an answer to a request that we have taken back or given up may still come; forgets it. With the fast
+    /// extension such a request is answered too, by its block or by a reject (BEP 6), before any newer one.
+    pub(crate) fn was_freed(&mut self, now: Instant, block: BlockId) -> bool {
+        self.freed.remove(&block).is_some_and(|since| now.saturating_duration_since(since) < FREED_MEMORY)
     }
 
     /// A block came that was asked: the peer is fine.
@@ -207,7 +207,11 @@ impl Peer {
         self.last_useful = now;
         self.snubbed = false;
         self.backoff = None;
-        self.refusals.remove(&block.piece);
+        // Only what was asked after a refusal shows that it is over.
+        let over = |refusal: &Backoff| request.is_some_and(|request| request.sent > refusal.set);
+        if self.refusals.get(&block.piece).is_some_and(over) {
+            self.refusals.remove(&block.piece);
+        }
     }
 
     /// It refused a block of a piece; until when to leave it alone.
@@ -266,8 +270,11 @@ impl Peer {
 
     /// How many more requests its pipeline takes, with `extra` beyond its usual depth.
     pub(crate) fn room(&self, extra: usize) -> usize {
-        // On probation after a failure it gets one request at a time; so does one that does not send.
-        let depth = if self.backoff.is_some() || self.snubbed { 1 } else { self.pace.depth() + extra };
+        let depth = match (self.snubbed, self.backoff) {
+            (true, _) => 1,
+            (false, Some(_)) => PROBATION_DEPTH,
+            (false, None) => self.pace.depth() + extra,
+        };
         depth.min(self.queue_limit).saturating_sub(self.requests.len())
     }
 
@@ -320,6 +327,8 @@ pub(crate) struct NewRequest {
 
 /// Requests that a peer queues when it does not say (`reqq`, BEP 10): what libtorrent assumes.
 const DEFAULT_QUEUE: usize = 250;
+/// Requests at a time to a peer that has refused everything lately: a few, lest it refuse just that one.
+const PROBATION_DEPTH: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// I7: freed requests and refusals that are remembered.

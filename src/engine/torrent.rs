@@ -82,6 +82,9 @@ pub struct Torrent {
     late: BTreeSet<BlockId>,
     /// When to look again at peers that were left alone.
     wake: BTreeSet<(Instant, PeerKey)>,
+    /// Pieces that fell out of a window, and when their requests are taken back: a reader that moves on tells its new
+    /// window and its read one after the other, and may want them again at once.
+    forsaken: BTreeMap<PieceIndex, Instant>,
     next_chores: Option<Instant>,
     /// Since when readers wait without any unchoked source.
     starving_since: Option<Instant>,
@@ -93,6 +96,8 @@ pub struct Torrent {
 #[derive(Debug, Default)]
 struct Dirty {
     demand: bool,
+    /// The demand changed by more than a window that moved.
+    demand_shrank: bool,
     interest: bool,
     checks: bool,
     everybody: bool,
@@ -144,6 +149,7 @@ impl Torrent {
             due: BTreeSet::new(),
             late: BTreeSet::new(),
             wake: BTreeSet::new(),
+            forsaken: BTreeMap::new(),
             next_chores: None,
             starving_since: None,
             dirty: Dirty { checks: true, ..Dirty::default() },
@@ -224,7 +230,11 @@ impl Torrent {
         let now = self.begin(now);
         match command {
             Command::Read { ticket, pieces } => self.read(now, ticket, pieces),
-            Command::Abandon(ticket) => self.dirty.demand |= self.reads.remove(ticket).is_some(),
+            Command::Abandon(ticket) => {
+                let known = self.reads.remove(ticket).is_some();
+                self.dirty.demand |= known;
+                self.dirty.demand_shrank |= known;
+            }
             Command::Opened { handle, file } => self.opened(handle, file),
             Command::Released(handle) => self.released(now, handle),
             Command::Window { handle, pieces, horizon } => self.window(now, handle, pieces, horizon),
@@ -239,6 +249,7 @@ impl Torrent {
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.begin(now);
         self.expire_requests(now);
+        self.drop_forsaken(now);
         for ticket in self.reads.expire(now) {
             self.effects.push_back(Effect::ReadFailed(ticket, ReadError::Stalled));
             self.dirty.demand = true;
@@ -280,6 +291,7 @@ impl Torrent {
             self.reads.poll_timeout(),
             self.disk.retry_at,
             self.next_chores,
+            self.forsaken.values().min().copied(),
             self.choker.poll_timeout().filter(|_| !self.peers.is_empty()),
             self.candidates.poll_timeout().filter(|_| self.dial_room() > 0),
             self.announcer.poll_timeout(),
@@ -336,6 +348,8 @@ impl Torrent {
         self.settle_interest(now);
         self.keep_warm(now);
         self.watch_starving(now);
+        // Rates change with time alone: what was left to a faster peer may be anybody's by now.
+        self.dirty.everybody |= self.demand.open().next().is_some();
     }
 
     fn stop(&mut self, now: Instant) {
@@ -355,6 +369,7 @@ impl Torrent {
         self.demand = Demand::default();
         (self.next_chores, self.disk.retry_at) = (None, None);
         self.wake.clear();
+        self.forsaken.clear();
         self.dirty = Dirty::default();
         self.announcer.stop(now);
     }

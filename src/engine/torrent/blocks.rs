@@ -96,7 +96,7 @@ impl Torrent {
         };
         let block = BlockId::of(&self.layout, range);
         let request = block.and_then(|block| peer.settle(block));
-        let Some(block) = block.filter(|&block| request.is_some() || peer.was_freed(block)) else {
+        let Some(block) = block.filter(|&block| request.is_some() || peer.was_freed(now, block)) else {
             self.totals.wasted_bytes += u64::from(bytes);
             return self.unasked(key);
         };
@@ -132,12 +132,12 @@ impl Torrent {
     pub(super) fn rejected(&mut self, now: Instant, key: PeerKey, range: Option<BlockRef>) -> Result<(), CloseReason> {
         let block = range.and_then(|range| BlockId::of(&self.layout, range));
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
-        let Some((block, request)) = block.and_then(|block| Some((block, peer.settle(block)?))) else {
-            // The answer to a request that was cancelled, or to none.
-            if !block.is_some_and(|block| peer.was_freed(block)) {
-                return self.useless(now, key);
-            }
+        // The answer to a request that was taken back, even if the block was asked again since.
+        if block.is_some_and(|block| peer.was_freed(now, block)) {
             return Ok(());
+        }
+        let Some((block, request)) = block.and_then(|block| Some((block, peer.settle(block)?))) else {
+            return self.useless(now, key);
         };
         if peer.peer_choking {
             peer.allowed_fast.remove(&block.piece);
@@ -147,10 +147,8 @@ impl Torrent {
         self.due.remove(&(request.due, key, block));
         self.assembly.unask(block, key);
         self.late.remove(&block);
-        if self.assembly.get(block.piece).and_then(|partial| partial.sole()) == Some(key) {
-            self.assembly.open_to_all(block.piece);
-        }
         self.note_openness(block.piece);
+        self.release_sole(now, key);
         self.dirty.everybody = true;
         Ok(())
     }
@@ -169,7 +167,7 @@ impl Torrent {
                 request.late = true;
                 request.due = (request.sent + EXPIRY).max(now + Duration::from_millis(1));
                 self.due.insert((request.due, key, block));
-                self.overdue(block);
+                self.overdue(now, block);
                 continue;
             }
             let silent = now.saturating_duration_since(last_block.unwrap_or(request.sent).max(request.sent)) >= EXPIRY;
@@ -182,17 +180,16 @@ impl Torrent {
                 request.late = true;
                 request.due = now + RECHECK;
                 self.due.insert((request.due, key, block));
-                self.overdue(block);
+                self.overdue(now, block);
             }
         }
     }
 
     /// A block is late: if it is wanted in time, somebody else may bring it as well.
-    fn overdue(&mut self, block: BlockId) {
+    fn overdue(&mut self, now: Instant, block: BlockId) {
         if self.demand.class(block.piece).is_some() {
-            if self.assembly.get(block.piece).is_some_and(|partial| partial.sole().is_some()) {
-                self.assembly.open_to_all(block.piece);
-                self.note_openness(block.piece);
+            if let Some(sole) = self.assembly.get(block.piece).and_then(|partial| partial.sole()) {
+                self.entrust_another(now, block.piece, sole);
             }
             self.late.insert(block);
             self.dirty.everybody = true;
@@ -206,7 +203,7 @@ impl Torrent {
         let until = peer.failed(now, now);
         self.wake.insert((until, key));
         self.free_requests(now, key, |_, _| true);
-        self.release_sole(key);
+        self.release_sole(now, key);
     }
 
     /// Readers wait for these pieces since now: what is asked of others is hedged sooner.
@@ -224,7 +221,7 @@ impl Torrent {
                 request.due = soon;
                 self.due.insert((soon, key, block));
             } else if request.late {
-                self.overdue(block);
+                self.overdue(now, block);
             }
         }
     }

@@ -156,7 +156,7 @@ impl Torrent {
         if self.departed.len() > DEPARTED_MAX {
             self.departed.pop_front();
         }
-        self.release_sole(key);
+        self.release_sole(now, key);
         self.dirty.peers.remove(&key);
     }
 

@@ -67,6 +67,7 @@ impl Torrent {
             self.recent.insert(file, Some(now + WARM_AFTER_CLOSE));
         }
         self.dirty.demand = true;
+        self.dirty.demand_shrank = true;
     }
 
     pub(super) fn window(
@@ -119,14 +120,30 @@ impl Torrent {
                 self.hasten(now, piece);
             }
         }
-        // A seek, a closed file, a reader gone: what was asked for them alone is taken back at once.
-        for (piece, _) in old.pieces() {
+        // A closed file, a reader gone: what was asked for them alone is taken back at once. A seek: very soon.
+        let at = if std::mem::take(&mut self.dirty.demand_shrank) { now } else { now + FORSAKEN_GRACE };
+        let gone = old.pieces().map(|(piece, _)| piece).filter(|&piece| self.demand.class(piece).is_none());
+        let gone: Vec<_> = gone.filter(|&piece| self.is_absent(piece)).collect();
+        for piece in gone {
+            self.forsaken.entry(piece).and_modify(|old| *old = at.min(*old)).or_insert(at);
+        }
+        self.drop_forsaken(now);
+        self.dirty.everybody = true;
+        self.dirty.interest = true;
+    }
+
+    /// Takes back what was asked for pieces that nobody has wanted for a moment.
+    pub(super) fn drop_forsaken(&mut self, now: Instant) {
+        if self.forsaken.is_empty() {
+            return;
+        }
+        let due: Vec<_> = self.forsaken.iter().filter(|(_, at)| **at <= now).map(|(&piece, _)| piece).collect();
+        for piece in due {
+            self.forsaken.remove(&piece);
             if self.demand.class(piece).is_none() && !self.background.is_wanted(piece) {
                 self.cancel_piece(now, piece, false);
             }
         }
-        self.dirty.everybody = true;
-        self.dirty.interest = true;
     }
 
     /// The windows' pieces, soonest needed first.
@@ -154,3 +171,4 @@ const WARM_AFTER_CLOSE: Duration = Duration::from_secs(600);
 const UNKNOWN_HORIZON: Duration = Duration::from_secs(10);
 /// I7: pieces of one window.
 const WINDOW_PIECES: usize = 8192;
+const FORSAKEN_GRACE: Duration = Duration::from_millis(20);

@@ -71,7 +71,11 @@ impl Torrent {
             }
             DiskDone::Digests { piece, block_digests } => {
                 for liar in self.blame.settle(piece, &block_digests) {
-                    self.ban(now, liar.addr);
+                    // A single source that lied once may be of use yet; three times is too often for anybody.
+                    let others = self.peers.values().any(|peer| peer.addr != liar.addr && peer.pieces.count() > 0);
+                    if others || self.blame.strike(liar.addr) {
+                        self.ban(now, liar.addr);
+                    }
                 }
             }
             DiskDone::Failed { piece, attempt: 0, .. } => drop(self.blame.settle(piece, &[])),

@@ -28,6 +28,8 @@ struct Turn {
     all: Crew,
     /// Somebody left a block that a reader waits for to faster peers.
     left_to_others: Cell<bool>,
+    /// Somebody has shown that he does.
+    proven: bool,
 }
 
 impl Torrent {
@@ -68,6 +70,10 @@ impl Torrent {
 
     fn place_in_queue(&self, turn: &Turn, key: PeerKey) -> Option<Reverse<(u64, PeerKey)>> {
         let peer = self.peers.get(&key).filter(|peer| peer.can_serve(turn.now) && peer.room(EXTRA) > 0)?;
+        // A newcomer may be slow or dead: while others serve it gets little to show its worth with.
+        if turn.proven && !peer.pace.is_proven() && peer.outstanding() >= TRIAL_DEPTH {
+            return None;
+        }
         Some(Reverse(((eta(peer, turn) * 1e6) as u64, key)))
     }
 
@@ -75,8 +81,9 @@ impl Torrent {
         let serving = self.peers.values().filter(|peer| !peer.peer_choking && !peer.snubbed);
         let rates: Vec<f64> = serving.clone().filter_map(|peer| peer.pace.rate(now)).collect();
         let mean = if rates.is_empty() { FRESH_RATE } else { rates.iter().sum::<f64>() / rates.len() as f64 };
-        let mut turn =
-            Turn { now, memory: self.memory(), mean, all: Crew::default(), left_to_others: Cell::new(false) };
+        let proven = !rates.is_empty();
+        let left_to_others = Cell::new(false);
+        let mut turn = Turn { now, memory: self.memory(), mean, all: Crew::default(), left_to_others, proven };
         let mut all = Crew::default();
         serving.for_each(|peer| enlist(&mut all, peer, &turn));
         turn.all = all;
@@ -121,7 +128,8 @@ impl Torrent {
             if !peer.may_ask(turn.now, piece) || !self.may_take(piece, key) {
                 continue;
             }
-            if lead == 0.0 && !peer.snubbed {
+            let sole = self.assembly.get(piece).is_some_and(|partial| partial.sole().is_some());
+            if sole || (lead == 0.0 && !peer.snubbed) {
                 found = Some((piece, false));
                 break;
             }
@@ -137,7 +145,7 @@ impl Torrent {
             break;
         }
         let (piece, from_the_end) = found?;
-        if !self.begin_piece(turn, piece, key) {
+        if !self.begin_piece(turn.now, piece, key) {
             // On parole with somebody else; that one is looked at next.
             return None;
         }
@@ -163,7 +171,7 @@ impl Torrent {
         match choice {
             Some(Choice::Partial(piece)) => self.assembly.next_free(piece),
             Some(Choice::Fresh(piece)) => {
-                self.begin_piece(turn, piece, key).then(|| self.assembly.next_free(piece)).flatten()
+                self.begin_piece(turn.now, piece, key).then(|| self.assembly.next_free(piece)).flatten()
             }
             None => {
                 // A wait that ends with time alone is no reason to stop looking.
@@ -209,35 +217,48 @@ impl Torrent {
     }
 
     /// Begins an attempt if none is under way; false when this peer may not take part in it.
-    fn begin_piece(&mut self, turn: &Turn, piece: PieceIndex, key: PeerKey) -> bool {
+    fn begin_piece(&mut self, now: Instant, piece: PieceIndex, key: PeerKey) -> bool {
         if self.assembly.get(piece).is_none() {
-            let sole = self.blame.is_doubtful(piece).then(|| self.parole(turn, piece)).flatten();
-            self.assembly.start(&self.layout, piece, sole);
+            self.assembly.start(&self.layout, piece, None);
             self.background.started(piece);
-            if let Some(sole) = sole.filter(|&sole| sole != key) {
-                self.dirty.peers.insert(sole);
+            if self.blame.is_doubtful(piece) {
+                self.entrust(now, piece, None);
             }
         }
         self.may_take(piece, key)
     }
 
-    /// Who is to fetch a piece alone that has failed: the fastest of those not involved, else the fastest.
-    fn parole(&self, turn: &Turn, piece: PieceIndex) -> Option<PeerKey> {
-        let able = self.peers.values().filter(|peer| !peer.snubbed && peer.may_ask(turn.now, piece));
+    /// Gives a piece that has failed to one peer alone: the least suspect, the fastest of these.
+    fn entrust(&mut self, now: Instant, piece: PieceIndex, but: Option<PeerKey>) {
+        let turn = self.turn(now);
+        let able =
+            self.peers.values().filter(|peer| !peer.snubbed && Some(peer.key) != but && peer.may_ask(now, piece));
         let order = |peer: &&Peer| {
-            let suspect = self.blame.is_suspect(piece, peer.key);
-            (suspect, (eta(peer, turn) * 1e6) as u64, peer.key)
+            let unproven = peer.last_block.is_none();
+            (self.blame.suspicion(piece, peer.key), unproven, (eta(peer, &turn) * 1e6) as u64, peer.key)
         };
-        able.min_by_key(order).map(|peer| peer.key)
+        let sole = able.min_by_key(order).map(|peer| peer.key);
+        self.assembly.entrust(piece, sole);
+        if let Some(sole) = sole {
+            self.blame.entrusted(piece, sole);
+            self.dirty.peers.insert(sole);
+        }
+    }
+
+    /// Whoever had this piece alone is late or gone: another one gets it, and may ask again for what that one owes.
+    pub(super) fn entrust_another(&mut self, now: Instant, piece: PieceIndex, last: PeerKey) {
+        self.entrust(now, piece, Some(last));
+        let awaited = self.assembly.get(piece).map(|partial| partial.awaited().collect::<Vec<_>>());
+        self.late.extend(awaited.into_iter().flatten().map(|number| BlockId { piece, number }));
+        self.note_openness(piece);
+        self.dirty.everybody = true;
     }
 
     /// A peer that had pieces to fetch alone cannot do it now.
-    pub(super) fn release_sole(&mut self, key: PeerKey) {
+    pub(super) fn release_sole(&mut self, now: Instant, key: PeerKey) {
         for piece in self.blame.doubtful() {
             if self.assembly.get(piece).is_some_and(|partial| partial.sole() == Some(key)) {
-                self.assembly.open_to_all(piece);
-                self.note_openness(piece);
-                self.dirty.everybody = true;
+                self.entrust_another(now, piece, key);
             }
         }
     }
@@ -292,6 +313,8 @@ fn enlist(crew: &mut Crew, peer: &Peer, turn: &Turn) {
 
 /// A peer is not given what it would bring later than this, beyond one request.
 const HORIZON: f64 = 2.0;
+/// Requests to a newcomer while others serve.
+const TRIAL_DEPTH: usize = 4;
 /// Requests beyond the usual depth for blocks that a reader waits for.
 const EXTRA: usize = 8;
 const BLOCK: f64 = BLOCK_BYTES as f64;

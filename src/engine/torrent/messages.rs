@@ -121,7 +121,7 @@ impl Torrent {
         peer.unchoked_at = None;
         // Whatever the fast extension says about rejects to come: the blocks are free at once.
         self.free_requests(now, key, |peer, block| !peer.allowed_fast.contains(&block.piece));
-        self.release_sole(key);
+        self.release_sole(now, key);
         self.dirty.everybody = true;
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! The rules of the torrent, one by one, with peers and a disk made of strings. Whole swarms are in `tests/sim`.
 
 mod download;
+mod peers;
 mod world;

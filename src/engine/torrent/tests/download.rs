@@ -85,6 +85,7 @@ fn a_seek_cancels_the_old_window() {
     world.window(5, 0, 9);
     assert!(world.asked_of(1).iter().all(|&(piece, _)| piece < 10));
     world.window(5, 50, 59);
+    world.pass(30 * MS);
     assert!(world.asked_of(1).iter().all(|&(piece, _)| piece >= 50) && world.asked_count() > 0);
     world.command(Command::Released(HandleId(5)));
     assert_eq!(world.asked_count(), 0);
