@@ -21,6 +21,8 @@ pub(crate) struct Pace {
     deviation: f64,
     /// Depth of the pipeline while it is still growing.
     slow_start: Option<f64>,
+    /// Bound of the pipeline after an interruption, while it grows back.
+    restart: Option<f64>,
 }
 
 impl Pace {
@@ -44,6 +46,9 @@ impl Pace {
         self.deviation += (miss - self.deviation) / 8.0;
         self.last_block = Some(now);
         if let Some(depth) = &mut self.slow_start {
+            *depth += 1.0;
+        }
+        if let Some(depth) = &mut self.restart {
             *depth += 1.0;
         }
         let Some((since, sum)) = &mut self.burst else {
@@ -73,9 +78,9 @@ impl Pace {
         }
     }
 
-    /// It lost its standing: choked, snubbed or refused.
-    pub(crate) fn reset_depth(&mut self) {
-        self.slow_start = Some(FIRST_DEPTH);
+    /// It choked, snubbed or refused us: the pipeline starts small again, whatever the rate was.
+    pub(crate) fn restart(&mut self) {
+        self.restart = Some(FIRST_DEPTH);
         self.burst = None;
     }
 
@@ -110,7 +115,8 @@ impl Pace {
 
     /// Blocks to keep asked: rate x (rtt + slack), more while it still grows.
     pub(crate) fn depth(&self) -> usize {
-        self.rate_depth().max(self.slow_start.unwrap_or(0.0)).clamp(MIN_DEPTH, MAX_DEPTH) as usize
+        let depth = self.rate_depth().max(self.slow_start.unwrap_or(0.0)).min(self.restart.unwrap_or(MAX_DEPTH));
+        depth.clamp(MIN_DEPTH, MAX_DEPTH) as usize
     }
 
     fn rate_depth(&self) -> f64 {
@@ -188,6 +194,19 @@ mod tests {
         let covers = pace.depth() as f64 * f64::from(BLOCK_BYTES) / 5e6;
         assert!((0.3..1.5).contains(&covers), "{covers} s");
         assert!(Pace::new().depth() >= 8, "a fresh peer gets a few at once");
+    }
+
+    #[test]
+    fn after_an_interruption_the_pipeline_grows_back() {
+        let (mut pace, mut now) = run(50e6, 50 * MS, 5);
+        let before = pace.depth();
+        pace.restart();
+        assert_eq!(pace.depth(), 16);
+        for _ in 0..before {
+            now += MS / 3;
+            pace.block(now, now - 50 * MS, 50 * MS, BLOCK_BYTES);
+        }
+        assert!(pace.depth() * 2 > before, "{}", pace.depth());
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Peer {
     pub(crate) fn failed(&mut self, now: Instant, sent: Instant) -> Instant {
         let backoff = Backoff::fail(self.backoff, now, sent);
         self.backoff = Some(backoff);
-        self.pace.reset_depth();
+        self.pace.restart();
         backoff.until
     }
 

@@ -228,14 +228,18 @@ impl Torrent {
         self.may_take(piece, key)
     }
 
-    /// Gives a piece that has failed to one peer alone: the least suspect, the fastest of these.
+    /// Gives a piece that has failed to one peer alone: fast, and little suspect.
     fn entrust(&mut self, now: Instant, piece: PieceIndex, but: Option<PeerKey>) {
         let turn = self.turn(now);
         let able =
             self.peers.values().filter(|peer| !peer.snubbed && Some(peer.key) != but && peer.may_ask(now, piece));
+        let bytes = f64::from(self.layout.piece_bytes(piece));
         let order = |peer: &&Peer| {
-            let unproven = peer.last_block.is_none();
-            (self.blame.suspicion(piece, peer.key), unproven, (eta(peer, &turn) * 1e6) as u64, peer.key)
+            // Trust is worth a multiple of time, not any time: a reader waits, and fetching again is no progress.
+            let seconds = eta(peer, &turn) + bytes / peer.pace.rate(now).unwrap_or(turn.mean);
+            let (tries, failures) = self.blame.suspicion(piece, peer.key);
+            let doubt = 1.0 + 4.0 * f64::from(tries) + failures as f64 + f64::from(u8::from(!peer.pace.is_proven()));
+            ((seconds * doubt * 1e6) as u64, peer.key)
         };
         let sole = able.min_by_key(order).map(|peer| peer.key);
         self.assembly.entrust(piece, sole);

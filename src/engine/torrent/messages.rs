@@ -119,6 +119,7 @@ impl Torrent {
         }
         peer.peer_choking = true;
         peer.unchoked_at = None;
+        peer.pace.restart();
         // Whatever the fast extension says about rejects to come: the blocks are free at once.
         self.free_requests(now, key, |peer, block| !peer.allowed_fast.contains(&block.piece));
         self.release_sole(now, key);
