@@ -293,10 +293,15 @@ fn judge(world: &mut World, node: usize, peer: PeerKey, message: &Message) {
             assert!(line.we_want, "{request:?} without interest, at {elapsed:?}");
             assert!(line.peer_has.has(block.piece), "{request:?} of a piece that the peer lacks");
             assert!(!engine.disk.has(block.piece), "{request:?} of a piece that we have");
-            let before = line.asked.insert(key_of(request), now);
-            // Again after 20 s, or when the peer has plainly passed it over: it sent others meanwhile.
+            // Again after 20 s, or when the peer has plainly passed it over (it sent others meanwhile), or when it has
+            // answered nothing at all for 20 s.
+            let patience = Duration::from_secs(20);
             let passed_over = |at: Instant| line.last_block.is_some_and(|last| last > at + Duration::from_millis(500));
-            let patient = before.is_none_or(|at| now - at >= Duration::from_secs(20) || passed_over(at));
+            let silent = line.asked.values().min().is_some_and(|&first| {
+                now - first >= patience && line.last_block.is_none_or(|last| now - last >= patience)
+            });
+            let before = line.asked.insert(key_of(request), now);
+            let patient = before.is_none_or(|at| now - at >= patience || silent || passed_over(at));
             assert!(patient, "{request:?} twice at a time, at {elapsed:?}");
             line.requests += 1;
             engine.requests_sent += 1;
