@@ -54,6 +54,17 @@ pub struct Line {
     pub requests: u64,
     pub blocks: u64,
     pub interest_changes: u64,
+    since: Instant,
+}
+
+impl Line {
+    /// No storms: a peer that gives nothing is asked fewer than twenty times a second, interest does not flap.
+    pub fn check_manners(&self, now: Instant) {
+        let seconds = (now - self.since).as_secs_f64();
+        let (requests, changes) = (self.requests as f64, self.interest_changes as f64);
+        assert!(self.blocks > 0 || requests <= 64.0 + 10.0 * seconds, "{requests} requests in {seconds} s for nothing");
+        assert!(changes <= 4.0 + seconds / 2.0, "interest changed {changes} times in {seconds} s");
+    }
 }
 
 /// `BlockRequest` as a key.
@@ -127,6 +138,22 @@ impl World {
         match &mut self.nodes[node].kind {
             Kind::Engine(engine) => engine,
             Kind::Script(_) => panic!("node {node} is no engine"),
+        }
+    }
+
+    /// What must hold of every engine at the end of every scenario.
+    pub fn check_manners(&self) {
+        for node in &self.nodes {
+            if let Kind::Engine(engine) = &node.kind {
+                engine.peers.values().for_each(|line| line.check_manners(self.now));
+                for (addr, times) in &engine.dials {
+                    let often = times.windows(21).any(|window| window[20] - window[0] < Duration::from_secs(60));
+                    assert!(!often, "{addr} was dialled more than 20 times in a minute");
+                }
+                let present =
+                    engine.tickets.values().any(|(_, pieces)| pieces.iter().all(|piece| engine.disk.has(piece)));
+                assert!(!present, "I5: a reader waits for what is there");
+            }
         }
     }
 
@@ -213,6 +240,7 @@ fn perform(world: &mut World, node: usize, effect: Effect) {
         }
         Effect::Close { peer, reason } => {
             if let Some(line) = world.engine_mut(node).peers.remove(&peer) {
+                line.check_manners(world.now);
                 world.engine_mut(node).closes.push((line.addr, format!("{reason:?}")));
                 world.close(line.connection, line.side);
             }
@@ -369,13 +397,15 @@ pub fn connected(world: &mut World, node: usize, connection: usize, side: usize,
         requests: 0,
         blocks: 0,
         interest_changes: 0,
+        since: world.now,
     };
     world.engine_mut(node).peers.insert(key, line);
     step(world, node, |torrent, now| torrent.handle_connected(now, key, connected));
 }
 
 pub fn disconnected(world: &mut World, node: usize, key: PeerKey) {
-    if world.engine_mut(node).peers.remove(&key).is_some() {
+    if let Some(line) = world.engine_mut(node).peers.remove(&key) {
+        line.check_manners(world.now);
         step(world, node, |torrent, now| torrent.handle_disconnected(now, key));
     }
 }

@@ -25,7 +25,10 @@ pub fn sweep(seeds: u64, content: Content, scenario: impl Fn(&mut World)) {
     };
     for seed in range {
         let mut world = World::new(seed, content.clone());
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(&mut world)));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            scenario(&mut world);
+            world.check_manners();
+        }));
         if let Err(panic) = outcome {
             eprintln!("seed {seed}, {:?} into the run, after {} events", world.elapsed(), world.steps);
             std::panic::resume_unwind(panic);

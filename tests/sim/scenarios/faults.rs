@@ -111,17 +111,7 @@ fn a_seed_that_vanishes_and_returns_is_read_on() {
         assert!(world.run_until(seconds(60), |world| world.engine(mount).readers[reader].finished));
         assert_eq!(world.engine(mount).readers[reader].bytes_read(), 3 * MIB);
         assert!(world.now - back < seconds(30), "{:?} after its return", world.now - back);
-        politely_dialled(world, mount);
     });
-}
-
-/// Twenty tries a minute to one address at most.
-fn politely_dialled(world: &World, mount: usize) {
-    for (addr, times) in &world.engine(mount).dials {
-        for window in times.windows(21) {
-            assert!(window[20] - window[0] >= seconds(60), "{addr} was dialled 21 times in a minute");
-        }
-    }
 }
 
 #[test]
@@ -136,7 +126,6 @@ fn a_partition_of_half_a_minute_passes() {
         seeds.iter().for_each(|&seed| world.bring_up(seed));
         assert!(world.run_until(seconds(25), |world| world.engine(mount).readers[reader].finished));
         assert!(!world.engine(mount).readers[reader].failed());
-        politely_dialled(world, mount);
     });
 }
 
@@ -157,7 +146,6 @@ fn connections_that_break_all_the_time_do_not_stop_a_reader() {
             }
         }
         assert_eq!(world.engine(mount).readers[reader].bytes_read(), 3 * MIB);
-        politely_dialled(world, mount);
     });
 }
 
