@@ -368,14 +368,6 @@ fn requested(world: &mut World, node: usize, connection: usize, request: BlockRe
     }
     line.slot.sent_in_round += u64::from(request.length);
     line.slot.sent_since_unchoke += u64::from(request.length);
-    if let Some((blocks, pause)) = behaviour.choke_after {
-        line.blocks_until_choke -= 1;
-        if line.blocks_until_choke == 0 {
-            line.blocks_until_choke = blocks;
-            set_choke(world, node, connection, true);
-            return world.after(pause, move |world| set_choke(world, node, connection, false));
-        }
-    }
     if behaviour.delay.is_zero() {
         return world.queue_upload(node, connection, request);
     }
@@ -384,6 +376,19 @@ fn requested(world: &mut World, node: usize, connection: usize, request: BlockRe
             world.queue_upload(node, connection, request);
         }
     });
+}
+
+/// A block has left.
+pub fn sent(world: &mut World, node: usize, connection: usize) {
+    let script = world.script_mut(node);
+    let Some((blocks, pause)) = script.behaviour.choke_after else { return };
+    let Some(line) = script.lines.get_mut(&connection) else { return };
+    line.blocks_until_choke = line.blocks_until_choke.saturating_sub(1);
+    if line.blocks_until_choke == 0 {
+        line.blocks_until_choke = blocks;
+        set_choke(world, node, connection, true);
+        world.after(pause, move |world| set_choke(world, node, connection, false));
+    }
 }
 
 fn want(layout: &btfs::base::Layout, line: &mut Line, piece: u32) {

@@ -417,6 +417,9 @@ impl World {
             let departure = host.up_free;
             let message = Message::Piece { piece: request.piece, begin: request.begin, data };
             self.transmit(connection, side, message, departure);
+            if let Kind::Script(_) = &self.nodes[node].kind {
+                crate::script::sent(self, node, connection);
+            }
         }
         if self.nodes[node].uploads.values().any(|queue| !queue.is_empty()) {
             self.pump(node);
