@@ -53,7 +53,7 @@ fn reading(world: &mut World) -> Vec<Step> {
 #[test]
 fn reads_complete_in_worlds_drawn_by_lot() {
     for piece_length in [32 * 1024, 256 * 1024, 100_000] {
-        sweep(25, Content::new(piece_length, &[6 * MIB, 2 * MIB + 17]), |world| {
+        sweep(40, Content::new(piece_length, &[6 * MIB, 2 * MIB + 17]), |world| {
             let config = Config { fill: if world.rng.bool() { Fill::None } else { Fill::File }, ..mount_config(world) };
             let mount = world.add_engine(config);
             let good = world.add_script(Behaviour::default());
