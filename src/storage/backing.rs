@@ -57,6 +57,9 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
     /// Waits until all that was written is on the disk.
     fn sync(&self, file: FileIndex) -> io::Result<()>;
 
+    /// Waits until all that was written to any file is on the disk. May be refused: then each file is synced by itself.
+    fn sync_all(&self) -> io::Result<()>;
+
     /// What has the file's name now; `None` when nothing, or nothing that is a regular file.
     fn seen(&self, file: FileIndex) -> io::Result<Option<Seen>>;
 

@@ -22,19 +22,20 @@ pub enum Lane {
     Urgent,
     /// Writes and checks of pieces nobody waits for. Never takes the last free thread.
     Normal,
-    /// Journal flushes, checkpoints: after everything else; never takes the last free thread.
+    /// Journal flushes, checkpoints: after everything else, one at a time; never takes the last free thread.
     Idle,
 }
 
 impl DiskPool {
-    /// Starts `threads` threads (at least 2) named `disk-N`.
+    /// Starts `threads` threads (at least 2) named `disk-N`, and one more for the idle lane: a sync may take as long as
+    /// the disk likes, and neither reads nor writes are to wait for it.
     ///
     /// # Panics
     /// When the system lets us have no thread at all.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared::default());
-        let mut started = 0;
-        for number in 0..threads.max(2) {
+        let mut started = 0_usize;
+        for number in 0..=threads.max(2) {
             let worker = Arc::clone(&shared);
             let spawned = std::thread::Builder::new().name(format!("disk-{number}")).spawn(move || worker.run());
             match spawned {
@@ -43,8 +44,9 @@ impl DiskPool {
             }
         }
         assert!(started > 0, "the system refuses to start a thread");
-        // One thread is kept from the lower lanes, so that a cold read never queues behind writes alone.
-        shared.lock().low_limit = (started - 1).max(1);
+        // Of what is left beside the idle lane's thread, one is kept from writes: a cold read never queues behind
+        // writes alone.
+        shared.lock().normal_limit = started.saturating_sub(2).max(1);
         shared.wake.notify_all();
         Self { owner: Arc::new(Owner { shared }) }
     }
@@ -104,27 +106,46 @@ struct Queues {
     urgent: VecDeque<Job>,
     normal: VecDeque<Job>,
     idle: VecDeque<(Instant, Job)>,
-    /// Threads that run a normal or idle job now, and how many may.
-    low_running: usize,
-    low_limit: usize,
+    /// Threads that run a normal job now, and how many may.
+    normal_running: usize,
+    normal_limit: usize,
+    idle_running: bool,
     closing: bool,
 }
 
 impl Queues {
-    /// The next closure and whether it came from a lower lane.
-    fn next(&mut self) -> Option<(Job, bool)> {
-        let low_allowed = self.low_running < self.low_limit;
+    /// The next closure and its lane, which is booked as running.
+    fn next(&mut self) -> Option<(Job, Lane)> {
         let overdue = self.idle.front().is_some_and(|(since, _)| since.elapsed() >= IDLE_PATIENCE);
-        if low_allowed && overdue {
-            return self.idle.pop_front().map(|(_, job)| (job, true));
-        }
-        if let Some(job) = self.urgent.pop_front() {
-            return Some((job, false));
-        }
-        if !low_allowed {
+        let next = if overdue { self.next_idle() } else { None };
+        let next = next.or_else(|| self.urgent.pop_front().map(|job| (job, Lane::Urgent)));
+        next.or_else(|| self.next_normal()).or_else(|| self.next_idle())
+    }
+
+    fn next_normal(&mut self) -> Option<(Job, Lane)> {
+        if self.normal_running >= self.normal_limit {
             return None;
         }
-        self.normal.pop_front().or_else(|| self.idle.pop_front().map(|(_, job)| job)).map(|job| (job, true))
+        let job = self.normal.pop_front()?;
+        self.normal_running += 1;
+        Some((job, Lane::Normal))
+    }
+
+    fn next_idle(&mut self) -> Option<(Job, Lane)> {
+        if self.idle_running {
+            return None;
+        }
+        let (_, job) = self.idle.pop_front()?;
+        self.idle_running = true;
+        Some((job, Lane::Idle))
+    }
+
+    fn ended(&mut self, lane: Lane) {
+        match lane {
+            Lane::Urgent => {}
+            Lane::Normal => self.normal_running -= 1,
+            Lane::Idle => self.idle_running = false,
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -141,14 +162,13 @@ impl Shared {
     fn run(&self) {
         let mut queues = self.lock();
         loop {
-            if let Some((job, low)) = queues.next() {
-                queues.low_running += usize::from(low);
+            if let Some((job, lane)) = queues.next() {
                 drop(queues);
                 self.call(job);
                 queues = self.lock();
-                if low {
-                    queues.low_running -= 1;
-                    // A job of the lower lanes may have been left lying by the threads that were awake.
+                queues.ended(lane);
+                if lane != Lane::Urgent {
+                    // A job that the lane was too full for found nobody when it came; this thread may take another.
                     self.wake.notify_one();
                 }
             } else if queues.closing && queues.is_empty() {
@@ -206,15 +226,14 @@ mod tests {
                 let _ = gate.lock().unwrap().recv();
             });
         }
-        for _ in 0..2 {
-            starts.recv_timeout(BOUND).unwrap();
-        }
+        let first: Vec<_> = (0..3).map(|_| starts.recv_timeout(BOUND).unwrap()).collect();
+        assert_eq!(first.iter().filter(|lane| **lane == Lane::Normal).count(), 2);
         let (done, ended) = mpsc::channel();
         pool.submit(Lane::Urgent, move || done.send(()).unwrap());
         ended.recv_timeout(BOUND).unwrap();
-        assert_eq!(starts.try_recv(), Err(mpsc::TryRecvError::Empty), "a third thread was taken");
+        assert_eq!(starts.try_recv(), Err(mpsc::TryRecvError::Empty), "the last thread was taken");
         drop(open);
-        for _ in 0..3 {
+        for _ in 0..2 {
             starts.recv_timeout(BOUND).unwrap();
         }
     }
@@ -226,8 +245,8 @@ mod tests {
         let (open, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
         let (started, starts) = mpsc::channel();
-        // Hold both threads, queue in the wrong order, then let one go.
-        for lane in [Lane::Urgent, Lane::Urgent] {
+        // Hold all three threads, queue in the wrong order, then let one go.
+        for lane in [Lane::Urgent; 3] {
             let (gate, started) = (Arc::clone(&gate), started.clone());
             pool.submit(lane, move || {
                 started.send(()).unwrap();

@@ -74,6 +74,9 @@ pub(crate) trait Subject {
     /// Waits until a file's bytes are on the disk. After an error its pieces count as altered: the system may have
     /// dropped what it could not write.
     fn sync(&self, file: FileIndex) -> io::Result<()>;
+    /// As [`sync`](Self::sync) for all files at once; if it fails each is to be synced by itself, which tells whose
+    /// bytes are lost.
+    fn sync_all(&self) -> io::Result<()>;
     /// The pieces held and those to be checked.
     fn pieces(&self) -> (Bitfield, Bitfield);
 }
@@ -292,6 +295,9 @@ const STATE: &str = "state";
 const SYNC_BYTES: u64 = 64 << 20;
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 
+/// From so many files on the whole filesystem is synced instead of each.
+const MANY_FILES: usize = if cfg!(test) { 3 } else { 64 };
+
 /// A start has to replay this much at most.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
@@ -318,6 +324,10 @@ fn sync_files(ledger: &Ledger, subject: &dyn Subject) -> io::Result<()> {
             entries.unsynced_since.take(),
         )
     };
+    // Each sync of a small file costs a commit of the filesystem's own journal: 100,000 of them took four minutes.
+    if files.len() >= MANY_FILES && subject.sync_all().is_ok() {
+        return Ok(());
+    }
     let mut result = Ok(());
     for file in files {
         if let Err(error) = subject.sync(file) {

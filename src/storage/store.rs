@@ -330,6 +330,10 @@ impl resume::Subject for Store {
         }
     }
 
+    fn sync_all(&self) -> std::io::Result<()> {
+        self.backing.sync_all()
+    }
+
     fn pieces(&self) -> (Bitfield, Bitfield) {
         (self.table.present(), self.table.unchecked())
     }

@@ -188,6 +188,12 @@ pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     retry(|| unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) }).map(drop)
 }
 
+/// Waits until everything that was written to a filesystem is on its disk.
+pub(crate) fn sync_filesystem(of: &File) -> io::Result<()> {
+    // SAFETY: takes a number only.
+    retry(|| unsafe { libc::syncfs(of.as_raw_fd()) }).map(drop)
+}
+
 /// Drops a file's clean pages from the page cache. After a failed sync they are clean but were never written: what is
 /// read next has to be what the disk has. Best effort.
 pub(crate) fn drop_cached(file: &File) {

@@ -196,6 +196,14 @@ impl Backing for DiskFiles {
         open.sync_all().inspect_err(|_| sys::drop_cached(&open))
     }
 
+    fn sync_all(&self) -> io::Result<()> {
+        match self.names {
+            Names::Slot => sys::sync_filesystem(&self.dir),
+            // They may lie on several filesystems.
+            Names::Adopted(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     fn seen(&self, file: FileIndex) -> io::Result<Option<Seen>> {
         Ok(self.status(file)?.filter(|status| status.regular).map(|status| Seen {
             identity: Identity {

@@ -47,6 +47,8 @@ struct Data {
     now: Content,
     durable: Option<Content>,
     unsynced: Vec<Change>,
+    /// Bytes could not be written: the next sync says so and drops them.
+    broken: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -147,7 +149,7 @@ impl Disk {
                 content.time = file.now.time;
                 content.apply(&Change::Length(file.now.bytes.len()));
             }
-            *data = Some(Data { durable: Some(content.clone()), now: content, unsynced: Vec::new() });
+            *data = Some(Data { durable: Some(content.clone()), now: content, unsynced: Vec::new(), broken: false });
         }
         for inode in &mut world.inodes {
             let kept = rng.usize(inode.durable..=inode.bytes.len());
@@ -276,6 +278,7 @@ impl Backing for Disk {
             now: Content { ino, bytes: Vec::new(), stored: Vec::new(), time: clock },
             durable: None,
             unsynced: Vec::new(),
+            broken: false,
         });
         if count == 1 {
             world.change(file, Change::Length(length))?;
@@ -294,9 +297,11 @@ impl Backing for Disk {
         let (count, result) = world.operate(1)?;
         let killed = matches!(world.trouble, Trouble::Stop(_));
         let data = world.data[file.at()].as_mut().ok_or(io::ErrorKind::NotFound)?;
-        if result.is_err() && killed && count == 0 {
+        if killed && count == 0 {
             return result;
         }
+        let broken = std::mem::take(&mut data.broken);
+        let result = if broken { Err(io::ErrorKind::Other.into()) } else { result };
         if result.is_err() && !killed {
             // What could not be written is dropped; the times are as they were.
             let time = data.now.time;
@@ -305,6 +310,21 @@ impl Backing for Disk {
         }
         data.durable = Some(data.now.clone());
         data.unsynced.clear();
+        result
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        let mut world = self.world();
+        let (count, result) = world.operate(1)?;
+        let killed = matches!(world.trouble, Trouble::Stop(_));
+        for data in world.data.iter_mut().flatten() {
+            if result.is_err() && !killed {
+                data.broken |= !data.unsynced.is_empty();
+            } else if count == 1 {
+                data.durable = Some(data.now.clone());
+                data.unsynced.clear();
+            }
+        }
         result
     }
 
