@@ -1,5 +1,6 @@
 //! The rules of the torrent, one by one, with peers and a disk made of strings. Whole swarms are in `tests/sim`.
 
 mod download;
+mod integrity;
 mod peers;
 mod world;

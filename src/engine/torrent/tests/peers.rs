@@ -1,7 +1,9 @@
 //! How peers are treated.
 
-use super::world::{S, World};
-use crate::proto::wire::Message;
+use super::world::{S, World, addr, block};
+use crate::base::{PeerId, PieceIndex};
+use crate::engine::*;
+use crate::proto::wire::{BlockRequest, Message};
 
 #[test]
 fn a_rejected_block_is_asked_of_a_single_seed_again_after_a_second() {
@@ -35,4 +37,157 @@ fn a_peer_that_rejects_everything_is_asked_one_two_four_seconds_apart() {
         world.pass(S / 4);
     }
     assert_eq!(times, [(0, 16), (1, 4), (3, 4), (7, 4), (15, 4), (31, 4), (63, 4)]);
+}
+
+#[test]
+fn blocks_that_nobody_asked_for_are_wasted_and_the_eleventh_closes() {
+    let mut world = World::new(4, 4);
+    world.seed(1);
+    for _ in 0..11 {
+        assert_eq!(world.closed, []);
+        world.hear(1, block(BlockRequest { piece: 1, begin: 0, length: 16384 }));
+    }
+    assert!(matches!(world.closed[..], [(1, CloseReason::Protocol(_))]));
+    assert_eq!((world.jobs.len(), world.snapshot().wasted_bytes), (0, 11 * 16384));
+}
+
+#[test]
+fn numbers_out_of_range_close() {
+    let out_of_range = [
+        Message::Have(4),
+        Message::Have(u32::MAX),
+        Message::AllowedFast(4),
+        Message::Suggest(u32::MAX),
+        Message::Bitfield(vec![0xff].into()),
+        Message::Bitfield(vec![0, 0].into()),
+        Message::Piece { piece: u32::MAX, begin: 0, data: vec![0; 16].into() },
+        Message::Piece { piece: 0, begin: u32::MAX, data: vec![0; 16].into() },
+    ];
+    for message in out_of_range {
+        let mut world = World::new(4, 4);
+        world.connect(1);
+        world.hear(1, message.clone());
+        assert_eq!(world.closed.len(), 1, "{message:?}");
+    }
+}
+
+#[test]
+fn a_flood_of_useless_messages_closes() {
+    let mut world = World::new(4, 4);
+    world.seed(1);
+    world.hear_all(1, std::iter::repeat_n(Message::KeepAlive, 900));
+    world.pass(S);
+    world.hear_all(1, std::iter::repeat_n(Message::KeepAlive, 900));
+    assert_eq!(world.closed, []);
+    world.hear_all(1, std::iter::repeat_n(Message::KeepAlive, 200));
+    assert!(matches!(world.closed[..], [(1, CloseReason::Protocol("flood"))]));
+}
+
+#[test]
+fn a_choke_frees_the_blocks_at_once_and_late_data_is_taken() {
+    let mut world = World::new(1, 4);
+    world.seed(1);
+    world.read(1, 0, 0);
+    let first = world.asked[&1][0];
+    world.hear(1, Message::Choke);
+    world.asked.clear();
+    world.seed(2);
+    assert_eq!(world.asked_of(2).len(), 4, "asked of another peer");
+    world.hear(1, block(first));
+    assert_eq!(world.asked_of(2).len(), 3, "the late block made its request needless");
+    world.run();
+    let state = world.snapshot();
+    assert_eq!((world.ready.as_slice(), state.wasted_bytes), (&[1][..], 0));
+}
+
+#[test]
+fn the_reject_of_a_cancelled_request_does_not_end_its_successor() {
+    let mut world = World::new(1, 1);
+    world.seed(1);
+    world.read(1, 0, 0);
+    let request = world.asked[&1][0];
+    world.command(Command::Abandon(Ticket(1)));
+    world.read(2, 0, 0);
+    assert_eq!(world.asked[&1], [request]);
+    world.hear(1, Message::Reject(request));
+    world.hear(1, block(request));
+    world.write_all();
+    assert_eq!((world.snapshot().wasted_bytes, world.ready), (0, vec![2]));
+}
+
+#[test]
+fn an_overdue_block_is_asked_of_one_more_peer_and_the_loser_is_cancelled() {
+    let mut world = World::new(1, 1);
+    world.seed(1);
+    world.read(1, 0, 0);
+    world.seed(2);
+    assert_eq!((world.asked_of(1).len(), world.asked_of(2).len()), (1, 0));
+    world.pass(2 * S);
+    assert_eq!(world.asked_of(2), [(0, 0)]);
+    world.answer(2);
+    assert_eq!(world.cancelled.len(), 1);
+    world.write_all();
+    assert_eq!(world.ready, [1]);
+}
+
+#[test]
+fn a_silent_peer_is_closed_after_two_minutes_and_one_that_lives_is_not() {
+    let mut world = World::new(1, 1);
+    world.seed(1);
+    world.seed(2);
+    for _ in 0..13 {
+        world.pass(10 * S);
+        world.hear(2, Message::KeepAlive);
+    }
+    assert_eq!(world.closed, [(1, CloseReason::Silent)]);
+}
+
+#[test]
+fn ourselves_and_those_connected_twice_are_closed() {
+    let mut world = World::new(1, 1);
+    world.connect_as(1, PeerId(*b"-BF0001-000000000000"), addr(1), true);
+    world.connect_as(2, PeerId([2; 20]), addr(2), true);
+    world.connect_as(3, PeerId([2; 20]), addr(3), true);
+    assert_eq!(world.closed, [(1, CloseReason::OwnConnection), (3, CloseReason::Duplicate)]);
+}
+
+#[test]
+fn an_allowed_fast_piece_is_asked_for_while_choked() {
+    let mut world = World::new(4, 1);
+    world.connect(1);
+    world.hear_all(1, [Message::HaveAll, Message::AllowedFast(2)]);
+    world.read(1, 1, 2);
+    assert_eq!(world.asked_of(1), [(2, 0)]);
+}
+
+#[test]
+fn a_warm_peer_is_asked_for_a_block_now_and_then() {
+    let mut world = World::new(400, 1);
+    world.seed(1);
+    world.open(1);
+    world.pass(S);
+    assert!(world.said.contains(&(1, Message::Interested)), "opening wakes the peers");
+    for minute in 1..=9 {
+        for _ in 0..6 {
+            world.pass(10 * S);
+            while world.answer(1) {}
+            world.write_all();
+            world.hear(1, Message::KeepAlive);
+        }
+        assert!(world.requests_seen() >= minute, "minute {minute}: {}", world.requests_seen());
+    }
+}
+
+#[test]
+fn without_upload_nobody_is_unchoked() {
+    for upload in [true, false] {
+        let mut world = World::with(2, 1, |config| {
+            config.upload = upload;
+            config.have.set(PieceIndex(0));
+        });
+        world.peer(1, "..");
+        world.hear(1, Message::Interested);
+        world.pass(60 * S);
+        assert_eq!(world.said.contains(&(1, Message::Unchoke)), upload);
+    }
 }
