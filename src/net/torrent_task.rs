@@ -111,7 +111,6 @@ async fn live(
         dialling: 0,
         from_peers_sender,
         disk_sender,
-        unmaintained: false,
         maintaining: Arc::new(AtomicBool::new(false)),
         turns: 0,
         stopping: None,
@@ -167,8 +166,6 @@ struct TorrentTask {
     dialling: usize,
     from_peers_sender: mpsc::Sender<FromPeer>,
     disk_sender: mpsc::Sender<DiskDone>,
-    /// Something was written since the store was last maintained.
-    unmaintained: bool,
     maintaining: Arc<AtomicBool>,
     turns: u64,
     /// Set when the torrent ends: no later than this.
@@ -245,7 +242,6 @@ impl TorrentTask {
                 _ = disk_done.recv_many(&mut completions, MAX_PORTION) => {
                     let now = now();
                     for done in completions.drain(..) {
-                        self.unmaintained = true;
                         self.engine.handle_disk_done(now, done);
                     }
                 }
@@ -424,12 +420,15 @@ impl TorrentTask {
         self.errand_names.insert(task.id(), name);
     }
 
-    /// Lets the store write its journal, when there is something to write.
+    /// Lets the store write its journal; syncs and checkpoints fall due seconds after the last write too. What it has
+    /// found altered in passing is told to the engine.
     fn maintain(&mut self) {
-        if !self.unmaintained || self.maintaining.swap(true, Ordering::Relaxed) {
+        for pieces in self.tools.store.take_altered() {
+            self.engine.handle_command(now(), Command::Suspect(pieces));
+        }
+        if self.maintaining.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.unmaintained = false;
         let (store, maintaining) = (self.tools.store.clone(), self.maintaining.clone());
         self.tools.pool.submit(Lane::Idle, move || {
             if let Err(error) = store.maintain() {
