@@ -151,7 +151,8 @@ pub enum DiskDone {
         attempt: u32,
         /// Bytes of the last run; 0 for a check.
         bytes: u32,
-        /// SHA-1 of each block as it lies on disk, to find out later who lied; empty for a check.
+        /// SHA-1 of each block as it lies on disk, to find out later who lied; empty for a check, and
+        /// where somebody else altered the file: nobody is to blame then.
         block_digests: Vec<[u8; 20]>,
     },
     /// Digests of a verified piece's blocks, as asked by [`DiskJob::Digests`](super::DiskJob).

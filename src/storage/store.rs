@@ -7,9 +7,9 @@ mod write;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -89,6 +89,8 @@ pub struct Store {
     /// The slot's small files.
     notes: Arc<dyn StateFiles>,
     closed: AtomicBool,
+    /// Runs being written now.
+    writing: AtomicUsize,
     hashed_pieces: AtomicU64,
 }
 
@@ -215,10 +217,15 @@ impl Store {
         resume.maintain(now, &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
 
-    /// Last checkpoint; later writes are refused. Idempotent.
+    /// Last checkpoint; later writes are refused, those under way are waited for, [`CLOSE_PATIENCE`] at most: a file
+    /// that is written after its last stamp would be checked again. Idempotent.
     pub fn close(&self) -> Result<(), StorageError> {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
+        }
+        let patience = Instant::now() + CLOSE_PATIENCE;
+        while self.writing.load(Ordering::SeqCst) > 0 && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(2));
         }
         lock(&self.resume).checkpoint(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
@@ -349,6 +356,9 @@ fn note_name(key: &str) -> Option<String> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// How long the end waits for writes under way.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

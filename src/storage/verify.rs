@@ -23,7 +23,8 @@ pub enum Verdict {
     Incomplete,
     /// It matches: the piece is present and readable now.
     Verified,
-    /// It does not. Digests of the blocks as they lie on disk (empty for a check).
+    /// It does not. Digests of the blocks as they lie on disk; empty for a check, and when somebody else wrote into the
+    /// file meanwhile, so that nothing follows for those who sent the blocks.
     Corrupt(Vec<[u8; 20]>),
 }
 

@@ -169,8 +169,11 @@ impl Torrent {
         if ended {
             self.may_begin_anew(piece);
         }
-        self.totals.corrupt_pieces += 1;
         self.totals.wasted_bytes += u64::from(self.layout.piece_bytes(piece));
+        if digests.is_empty() {
+            return; // The file was altered by somebody else: no peer is to blame.
+        }
+        self.totals.corrupt_pieces += 1;
         let sender = |key: PeerKey| Some(Sender { key, addr: self.addr_of(key)? });
         let senders = senders.into_iter().map(|key| sender(key?)).collect();
         if let Some(liar) = self.blame.failed(piece, digests, senders) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -101,6 +101,7 @@ impl Parts {
             resume: Mutex::new(resume),
             notes: state,
             closed: AtomicBool::new(false),
+            writing: AtomicUsize::new(0),
             hashed_pieces: AtomicU64::new(0),
         };
         // Before anything is written: whatever is not trusted any more must not be claimed by the old state once a file

@@ -6,7 +6,7 @@
 
 use std::collections::hash_map::Entry;
 use std::io::{self, IoSlice};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -45,6 +45,22 @@ impl InProgress {
     }
 }
 
+/// Counts a run that is being written, from before it asks whether the store is closed.
+struct Writing<'s>(&'s AtomicUsize);
+
+impl<'s> Writing<'s> {
+    fn begin(count: &'s AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Store {
     pub(super) fn write_run(
         &self,
@@ -53,6 +69,7 @@ impl Store {
         begin: u32,
         blocks: &[Bytes],
     ) -> Result<Verdict, StorageError> {
+        let _writing = Writing::begin(&self.writing);
         let run = self.checked_run(piece, begin, blocks)?;
         if self.table.state(piece) == PieceState::Present {
             // A late duplicate: dropped, never written (I6).
@@ -102,7 +119,7 @@ impl Store {
         if self.adopted {
             return Err(refuse(io::ErrorKind::ReadOnlyFilesystem));
         }
-        if self.closed.load(Ordering::Acquire) {
+        if self.closed.load(Ordering::SeqCst) {
             return Err(refuse(io::ErrorKind::BrokenPipe));
         }
         let length: usize = blocks.iter().map(Bytes::len).sum();
@@ -179,6 +196,10 @@ impl Store {
             return Ok(Verdict::Verified);
         }
         self.enter_absent(piece);
+        if reread {
+            // Somebody else wrote into the file meanwhile: what lies there says nothing of who sent it.
+            return Ok(Verdict::Corrupt(Vec::new()));
+        }
         self.digests_on_disk(piece).map(Verdict::Corrupt)
     }
 

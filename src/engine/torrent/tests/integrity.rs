@@ -51,6 +51,26 @@ fn the_sole_sender_of_bad_pieces_is_banned_at_the_third() {
 }
 
 #[test]
+fn nobody_is_blamed_for_what_an_outsider_wrote_into_the_file() {
+    let mut world = World::new(1, 2);
+    world.seed(1);
+    world.read(1, 0, 0);
+    for _ in 0..5 {
+        for request in std::mem::take(world.asked.get_mut(&1).unwrap()) {
+            world.hear(1, block(request));
+        }
+        for job in std::mem::take(&mut world.jobs) {
+            let DiskJob::Write { piece, attempt, blocks, .. } = job else { panic!("{job:?}") };
+            let bytes = blocks.iter().map(|block| block.len() as u32).sum();
+            world.done(DiskDone::Corrupt { piece, attempt, bytes, block_digests: Vec::new() });
+        }
+    }
+    assert!(world.closed.is_empty(), "{:?}", world.closed);
+    assert_eq!(world.snapshot().corrupt_pieces, 0);
+    assert_eq!(world.asked_count(), 2, "it is fetched again, and again");
+}
+
+#[test]
 fn pieces_that_lie_on_disk_are_checked_before_they_are_fetched_and_repaired_when_bad() {
     let mut world = World::with(4, 1, |config| {
         config.unchecked.set(PieceIndex(2));
