@@ -160,7 +160,7 @@ impl Announcer {
             AnnounceOutcome::Failed { reason } => {
                 tracker.message = Some(reason.clone());
                 tracker.failures += 1;
-                tracker.next_at = now + backoff(tracker.failures);
+                tracker.next_at = if self.stopping { now } else { now + backoff(tracker.failures) };
                 let tier = &mut self.tiers[tier];
                 if tier.working == Some(index) {
                     tier.working = None;
@@ -334,8 +334,9 @@ impl Tracker {
         self.started && !self.completed && self.in_flight.is_none()
     }
 
+    /// After whatever it is being told now: a tracker that takes two announces in the wrong order would list us again.
     fn may_be_told_to_stop(&self) -> bool {
-        self.started && self.in_flight != Some(AnnounceEvent::Started)
+        self.started && self.in_flight.is_none()
     }
 }
 

@@ -29,8 +29,7 @@ use super::torrent_handle::{PendingRead, Request, Requests};
 use super::tracker_client::TrackerClient;
 use crate::base::Bitfield;
 use crate::engine::{
-    AnnounceEvent, AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, PeerKey, Ticket,
-    Torrent, TrackerId,
+    AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, PeerKey, Ticket, Torrent, TrackerId,
 };
 use crate::proto::wire::{Handshake, Message};
 use crate::storage::{DiskPool, Lane, PieceState, Store};
@@ -77,8 +76,8 @@ pub(super) async fn run(parts: TorrentParts) {
             config.have = tools.store.table().present();
             config.unchecked = unchecked(&tools.store);
         }
-        let life = live(config.clone(), &mut requests, &mut incoming, tools.clone(), &mut asked_to_stop);
-        if contain(life).await.is_ok() {
+        let living = live(life, config.clone(), &mut requests, &mut incoming, tools.clone(), &mut asked_to_stop);
+        if contain(living).await.is_ok() {
             return;
         }
         error!("the torrent's task failed by a bug: its waiting reads have failed");
@@ -90,6 +89,7 @@ pub(super) async fn run(parts: TorrentParts) {
 }
 
 async fn live(
+    life: u32,
     config: Config,
     requests: &mut Requests,
     incoming: &mut mpsc::Receiver<Greeted>,
@@ -100,6 +100,7 @@ async fn live(
     let (disk_sender, disk_done) = mpsc::channel(DISK_QUEUE);
     let mut task = TorrentTask {
         engine: Torrent::new(config, now(), fastrand::u64(..)),
+        life,
         tools,
         reads: HashMap::new(),
         peers: HashMap::new(),
@@ -154,6 +155,8 @@ async fn close(tools: &Tools) {
 
 struct TorrentTask {
     engine: Torrent,
+    /// How often the brain was born before.
+    life: u32,
     tools: Tools,
     reads: HashMap<Ticket, PendingRead>,
     peers: HashMap<PeerKey, Outbox>,
@@ -184,7 +187,7 @@ struct Outbox {
 #[derive(Debug, Clone, Copy)]
 enum Errand {
     Dial(SocketAddr),
-    Announce(TrackerId, AnnounceEvent),
+    Announce(TrackerId),
 }
 
 /// What it came to.
@@ -326,7 +329,7 @@ impl TorrentTask {
                     _ => self.engine.handle_dial_failed(now(), addr, DialFailure::Busy),
                 }
             }
-            (Some(Errand::Announce(tracker, _)), done) => {
+            (Some(Errand::Announce(tracker)), done) => {
                 let outcome = match done {
                     Some(ErrandDone::Announced(outcome)) => outcome,
                     _ => AnnounceOutcome::Failed { reason: "internal error".to_owned() },
@@ -378,7 +381,9 @@ impl TorrentTask {
                     }
                 }
                 Effect::Dial(addr) => self.dial(addr),
-                Effect::Disk(job) => disk::submit(job, &self.tools.store, &self.tools.pool, &self.disk_sender),
+                Effect::Disk(job) => {
+                    disk::submit(job, self.life, &self.tools.store, &self.tools.pool, &self.disk_sender);
+                }
                 Effect::ReadReady(ticket) => self.answer(ticket, Ok(())),
                 Effect::ReadFailed(ticket, error) => self.answer(ticket, Err(error)),
                 Effect::Announce(announcement) => self.announce(announcement),
@@ -414,7 +419,7 @@ impl TorrentTask {
     }
 
     fn announce(&mut self, announcement: Announcement) {
-        let name = Errand::Announce(announcement.tracker, announcement.event);
+        let name = Errand::Announce(announcement.tracker);
         let trackers = self.tools.trackers.clone();
         let task = self.errands.spawn(async move { ErrandDone::Announced(trackers.announce(announcement).await) });
         self.errand_names.insert(task.id(), name);
@@ -448,8 +453,8 @@ impl TorrentTask {
     /// Whether nothing is left to do before [`finish`](Self::finish): `stopped` was announced, or time is up.
     fn has_ended(&self) -> bool {
         self.stopping.is_some_and(|patience| {
-            let announcing =
-                self.errand_names.values().any(|e| matches!(e, Errand::Announce(_, AnnounceEvent::Stopped)));
+            // Whoever is being told something else is told `stopped` when that is answered.
+            let announcing = self.errand_names.values().any(|errand| matches!(errand, Errand::Announce(_)));
             !announcing || Instant::now() >= patience
         })
     }

@@ -266,6 +266,25 @@ fn a_start_under_way_is_followed_by_its_stop() {
 }
 
 #[test]
+fn a_stop_waits_for_what_is_under_way() {
+    for answered in [true, false] {
+        let mut bench = Bench::new("a");
+        bench.due();
+        bench.answer("a", 600, None);
+        bench.announcer.completed(bench.now);
+        assert_eq!(bench.due(), one("a", Completed));
+        bench.announcer.stop(bench.now);
+        assert_eq!(bench.due(), [], "taken in the wrong order, the two would list us again");
+        if answered {
+            bench.answer("a", 600, None)
+        } else {
+            bench.fail("a")
+        }
+        assert_eq!(bench.due(), one("a", Stopped));
+    }
+}
+
+#[test]
 fn snapshots_show_state_in_the_order_of_tiers() {
     let mut bench = Bench::new("a | b");
     bench.due();

@@ -9,7 +9,10 @@ use crate::engine::{DiskDone, DiskJob};
 use crate::storage::{DiskPool, Lane, StorageError, Store, Verdict};
 
 /// Queues a job; its completion comes through `done`, whatever happens.
-pub(super) fn submit(job: DiskJob, store: &Arc<Store>, pool: &DiskPool, done: &mpsc::Sender<DiskDone>) {
+///
+/// `life` tells the attempts of a brain that was born again from those of the former one, whose last jobs may still be
+/// queued: the store takes the higher number for the newer attempt (I6).
+pub(super) fn submit(job: DiskJob, life: u32, store: &Arc<Store>, pool: &DiskPool, done: &mpsc::Sender<DiskDone>) {
     let (piece, attempt, bytes, urgent) = match &job {
         DiskJob::Write { piece, attempt, blocks, urgent, .. } => {
             (*piece, *attempt, blocks.iter().map(|block| block.len() as u32).sum(), *urgent)
@@ -19,7 +22,7 @@ pub(super) fn submit(job: DiskJob, store: &Arc<Store>, pool: &DiskPool, done: &m
     };
     let store = store.clone();
     let completion = Completion { piece, attempt, bytes, outcome: None, sender: done.clone() };
-    pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || completion.run(job, &store));
+    pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || completion.run(job, life, &store));
 }
 
 /// Sends the outcome of a job when dropped: a job that panics has failed.
@@ -32,11 +35,11 @@ struct Completion {
 }
 
 impl Completion {
-    fn run(mut self, job: DiskJob, store: &Store) {
+    fn run(mut self, job: DiskJob, life: u32, store: &Store) {
         self.outcome = Some(match job {
             // The blocks are slices of receive buffers, which wait for them: they go before the completion does.
             DiskJob::Write { piece, attempt, begin, blocks, .. } => {
-                self.judged(store.write(piece, attempt, begin, &blocks))
+                self.judged(store.write(piece, attempt | life << ATTEMPT_BITS, begin, &blocks))
             }
             DiskJob::Check { piece, .. } => self.judged(store.check(piece)),
             DiskJob::Digests(piece) => match store.block_digests(piece) {
@@ -68,3 +71,6 @@ impl Drop for Completion {
         let _ = self.sender.blocking_send(outcome);
     }
 }
+
+/// Bits of an attempt's number that the engine counts in.
+const ATTEMPT_BITS: u32 = 24;
