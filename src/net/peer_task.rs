@@ -250,6 +250,10 @@ impl Connection {
 
     /// What time brings: keep-alives, patience with peers that do not read, reports of uploads, buffers given back.
     async fn tick(&mut self, inbox: &mpsc::Sender<FromPeer>) -> Result<(), End> {
+        // Tried before it is judged: after a suspension this timer is ready before the socket was looked at.
+        if !self.out.is_empty() {
+            self.write()?;
+        }
         let idle = self.last_write.elapsed();
         if !self.out.is_empty() && idle > WRITE_PATIENCE {
             return Err(End::Backlog);

@@ -2,6 +2,7 @@
 
 mod content;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -328,7 +329,9 @@ impl Drop for Shared {
 }
 
 /// The user's trackers are a tier of their own, before those of the torrent; none is asked twice.
-fn tiers(users: Vec<String>, torrents: &[Vec<String>]) -> Vec<Vec<String>> {
+fn tiers(mut users: Vec<String>, torrents: &[Vec<String>]) -> Vec<Vec<String>> {
+    let mut seen = HashSet::new();
+    users.retain(|url| seen.insert(url.clone()));
     let others = torrents.iter().map(|tier| tier.iter().filter(|url| !users.contains(url)).cloned().collect());
     std::iter::once(users.clone()).chain(others).filter(|tier: &Vec<String>| !tier.is_empty()).collect()
 }
