@@ -1,9 +1,12 @@
 //! The asking side: finds the sockets of running processes and asks them. Blocking, for the command line.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket::short_path;
 use super::{Request, Response};
@@ -17,8 +20,10 @@ pub fn sockets(directories: &[PathBuf]) -> Vec<PathBuf> {
             if path.extension().is_none_or(|extension| extension != "sock") {
                 continue;
             }
-            match short_path(&path).and_then(UnixStream::connect) {
+            match connect(&path, PROBE_PATIENCE) {
                 Ok(_) => found.push(path),
+                // Its queue is full: it lives, but it is suspended.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => found.push(path),
                 // Nobody listens: its process was killed.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     let _ = std::fs::remove_file(&path);
@@ -36,7 +41,7 @@ pub fn sockets(directories: &[PathBuf]) -> Vec<PathBuf> {
 /// # Errors
 /// The socket's, [`io::ErrorKind::InvalidData`] for an answer that is none, `TimedOut` or `WouldBlock` after `timeout`.
 pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> io::Result<(Response, UnixStream)> {
-    let mut stream = UnixStream::connect(short_path(socket)?)?;
+    let mut stream = connect(socket, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     let mut line = serde_json::to_vec(request)?;
@@ -49,6 +54,18 @@ pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> io::Result<(R
     }
     Ok((serde_json::from_slice(&answer)?, stream))
 }
+
+/// Connects, waiting for a place in the other side's queue no longer than `timeout` (`WouldBlock` then): a suspended
+/// process accepts nobody. Linux takes the write timeout for that (`net/unix/af_unix.c`).
+fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(timeout))?;
+    socket.connect(&SockAddr::unix(short_path(path)?)?)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
+/// How long a socket may keep whoever looks for sockets.
+const PROBE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A status of very many files.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
