@@ -50,8 +50,9 @@ fn kill_9_at_any_moment_costs_only_what_was_in_flight() {
     eprintln!("fetched twice at most: {worst} bytes");
 }
 
-/// Blocks requested from one fast peer (500 at most), and what lies in the sockets' buffers and in pieces not complete.
-const IN_FLIGHT: u64 = 12 << 20;
+/// Blocks requested from one fast peer (500 at most: 8 MiB), and as much again that has arrived in those same pieces, none
+/// of them complete.
+const IN_FLIGHT: u64 = 16 << 20;
 
 fn walk(directory: &std::path::Path) -> Vec<String> {
     let mut names = Vec::new();
