@@ -217,7 +217,7 @@ impl Store {
         resume.maintain(now, &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
 
-    /// Last checkpoint; later writes are refused, those under way are waited for, [`CLOSE_PATIENCE`] at most: a file
+    /// Last checkpoint; later writes are refused, those under way are waited for, half a second at most: a file
     /// that is written after its last stamp would be checked again. Idempotent.
     pub fn close(&self) -> Result<(), StorageError> {
         if self.closed.swap(true, Ordering::SeqCst) {
