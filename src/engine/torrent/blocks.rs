@@ -60,14 +60,16 @@ impl Torrent {
         }
     }
 
+    /// Who is asked for which blocks of a piece.
+    fn asked_for(&self, piece: PieceIndex) -> Vec<(PeerKey, BlockId)> {
+        let Some(partial) = self.assembly.get(piece) else { return Vec::new() };
+        let requesters = |number| partial.requesters(number).map(move |key| (key, BlockId { piece, number }));
+        partial.awaited().flat_map(requesters).collect()
+    }
+
     /// Cancels what is asked of a piece that nobody wants any more; what keeps a connection warm stays.
     pub(super) fn cancel_piece(&mut self, now: Instant, piece: PieceIndex, all: bool) {
-        let Some(partial) = self.assembly.get(piece) else { return };
-        let asked: Vec<_> = partial
-            .awaited()
-            .flat_map(|number| partial.requesters(number).map(move |key| (key, BlockId { piece, number })))
-            .collect();
-        for (key, block) in asked {
+        for (key, block) in self.asked_for(piece) {
             let warm = self.peers.get(&key).and_then(|peer| peer.request(block)).is_some_and(|request| request.warm);
             if all || !warm {
                 self.cancel(now, key, block);
@@ -208,12 +210,7 @@ impl Torrent {
 
     /// Readers wait for these pieces since now: what is asked of others is hedged sooner.
     pub(super) fn hasten(&mut self, now: Instant, piece: PieceIndex) {
-        let Some(partial) = self.assembly.get(piece) else { return };
-        let asked: Vec<_> = partial
-            .awaited()
-            .flat_map(|number| partial.requesters(number).map(move |key| (key, BlockId { piece, number })))
-            .collect();
-        for (key, block) in asked {
+        for (key, block) in self.asked_for(piece) {
             let Some(request) = self.peers.get_mut(&key).and_then(|peer| peer.request_mut(block)) else { continue };
             let soon = now + HASTE;
             if !request.late && request.due > soon {
