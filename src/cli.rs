@@ -28,9 +28,11 @@ use args::Command;
 
 /// Runs the command line; returns the exit status: 0 fine, 1 failed, 2 usage, 101 a bug.
 pub fn main() -> i32 {
+    daemon::share_heaps();
     // Usage errors, help and version end the process in here.
     let cli = Cli::parse();
     exit::install_panic_hook();
+    daemon::ignore_file_size_signal();
     let outcome = match cli.command {
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => umount::run(&args),

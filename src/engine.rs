@@ -23,7 +23,7 @@ mod snapshot;
 mod torrent;
 
 pub use config::{Config, Fill};
-pub use effect::{AnnounceEvent, Announcement, CloseReason, DiskJob, Effect, ReadError};
+pub use effect::{AnnounceEvent, Announcement, CloseReason, DiskJob, Effect, Opening, ReadError};
 pub use event::{
     AnnounceOutcome, Command, Connected, DialFailure, DiskDone, HandleId, PeerEvent, PeerKey, Source, Ticket, TrackerId,
 };

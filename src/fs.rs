@@ -9,6 +9,7 @@ mod fuse;
 mod handle;
 mod mount;
 mod mountpoint;
+mod passthrough;
 mod pending;
 mod read;
 mod sys;
@@ -19,5 +20,7 @@ mod xattr;
 
 pub use errno::Errno;
 pub use mount::{Mount, MountConfig, MountError};
+pub(crate) use mount::{detach, detach_device};
+pub(crate) use mountpoint::MountInfo;
 pub use mountpoint::prepare_mountpoint;
 pub use view::{Attr, DirEntry, Kind, Totals, View, ViewConfig};

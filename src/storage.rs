@@ -15,11 +15,14 @@ mod verify;
 
 pub use cache_dir::CacheDir;
 pub use pool::{DiskPool, Lane};
-pub use store::{Adopt, OpenedStore, Store, StoreStatus, TorrentFiles};
+pub use store::{Adopt, Loan, OpenedStore, Store, StoreStatus, TorrentFiles};
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};
 
-pub(crate) use sys::descriptor_limit;
+pub(crate) use store::Pages;
+#[cfg(test)]
+pub(crate) use sys::drop_cached;
+pub(crate) use sys::{Mapping, Part, descriptor_limit, send};
 
 use std::path::{Path, PathBuf};
 

@@ -110,7 +110,7 @@ pub struct SwarmArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub bind: Option<IpAddr>,
     /// Connections at most for each torrent
-    #[arg(long, value_name = "NUMBER", default_value_t = 80)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 80, value_parser = at_least_one)]
     pub max_peers: usize,
     /// Connect to this peer, too (repeatable)
     #[arg(long = "peer", value_name = "ADDRESS:PORT")]
@@ -128,7 +128,7 @@ pub struct SwarmArgs {
     #[arg(long)]
     pub verify: bool,
     /// Connections at most from one address (swarms on one machine need more)
-    #[arg(long, value_name = "NUMBER", default_value_t = 3, hide = true)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = at_least_one)]
     pub max_per_address: usize,
     /// How much to log: error, warn, info, debug, trace, or a filter such as info,btfs::net=debug
     #[arg(long, value_name = "LEVEL", env = "BTFS_LOG", default_value = "info")]
@@ -196,11 +196,11 @@ impl SwarmArgs {
             port: self.port.filter(|&port| port != 0),
             bind: self.bind,
             upload: !self.no_upload,
-            max_peers: self.max_peers.max(1),
+            max_peers: self.max_peers,
             read_timeout,
             fill,
             use_trackers: !self.no_tracker,
-            max_per_address: self.max_per_address.max(1),
+            max_per_address: self.max_per_address,
             recheck: self.verify,
         })
     }
@@ -213,6 +213,15 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
         return Err(format!("expected 0 to {MAX_SECONDS} seconds"));
     }
     Ok(Duration::from_secs_f64(number))
+}
+
+/// A number of connections.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a number".to_owned()),
+    }
 }
 
 /// The URL of a tracker that we can ask.
@@ -295,6 +304,8 @@ mod tests {
             "btfs mount a b --read-timeout -1",
             "btfs mount a b --port 65536",
             "btfs mount a b --peer nowhere",
+            "btfs mount a b --max-peers 0",
+            "btfs mount a b --max-per-address 0",
             "btfs mount a b --tracker udp://h:1/announce",
             "btfs mount a b --tracker http://h/a --no-tracker",
             "btfs mount a b --fill some",

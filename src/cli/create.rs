@@ -19,6 +19,7 @@ use crate::base::size::{Bytes, parse_bytes};
 use crate::base::{FileSpec, Layout};
 use crate::proto::announce::tracker_scheme;
 use crate::proto::metainfo::{Metainfo, NewEntry, NewTorrent, piece_length_for};
+use crate::proto::path::check_name;
 use crate::storage::scan::{Hashing, Tree, TreeEntry, TreeEntryKind, hash_pieces, walk};
 
 /// What can stand after `btfs create`.
@@ -75,7 +76,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 pub(super) fn make(args: Args) -> anyhow::Result<(PathBuf, Metainfo, u64)> {
     let trackers = args.announce.iter().map(|tier| split_tier(tier)).collect::<Result<Vec<_>, _>>()?;
     let name = match &args.name {
-        Some(name) => name.clone().into_bytes(),
+        Some(name) => {
+            check_name(name.as_bytes()).map_err(|error| UsageError(format!("--name {}: {error}", safe(name))))?;
+            name.clone().into_bytes()
+        }
         None => name_of(&args.path)?,
     };
     let output = match &args.output {

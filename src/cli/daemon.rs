@@ -3,13 +3,10 @@
 //! The fork comes before any thread exists. The child keeps the terminal until the mount answers, so that its errors
 //! are seen; then it lets go of it and the parent returns with the child's status, as mount(8) does.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::process::Stdio;
+use std::os::unix::net::UnixStream;
 
 /// What a process is after [`fork`].
 pub(crate) enum Forked {
@@ -27,7 +24,7 @@ pub(crate) struct Ready(File);
 /// # Panics
 /// If there is a second thread: its locks would stay locked in the child.
 pub(crate) fn fork() -> io::Result<Forked> {
-    assert_eq!(std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count), 1, "fork before any thread");
+    assert_single_thread();
     let (mut from_child, to_parent) = pipe()?;
     // SAFETY: there is one thread (asserted), so the child may do everything that the parent may.
     match unsafe { libc::fork() } {
@@ -66,33 +63,72 @@ impl Ready {
     }
 }
 
-/// Takes a mount away from the tree without waiting for those who use it: umount2(2), else by fusermount3.
-pub(crate) fn detach_mount(mountpoint: &Path) -> io::Result<()> {
-    let path = CString::new(mountpoint.as_os_str().as_bytes())?;
-    // SAFETY: a valid NUL-terminated path.
-    if unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) } == 0 {
-        return Ok(());
+/// The process at the other end of a Unix socket (of a listener: who began to listen), by its number in our pid
+/// namespace; `None` when it has none there.
+pub(crate) fn peer_pid(stream: &UnixStream) -> Option<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the structure and its length live through the call, which writes no more than that.
+    let got = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    u32::try_from(peer.pid).ok().filter(|&pid| got == 0 && pid > 0)
+}
+
+/// Leaves the directory that we were started in: nothing of ours may be looked up by a path inside our own mount. What
+/// the environment names relative to it, and a library reads later, is named absolutely from then on.
+///
+/// # Panics
+/// If there is a second thread, which might read the environment meanwhile.
+pub(crate) fn leave_directory() -> io::Result<()> {
+    assert_single_thread();
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { continue };
+        let value = match name {
+            // A list.
+            "SSL_CERT_DIR" => {
+                let directories =
+                    std::env::split_paths(&value).map(std::path::absolute).collect::<io::Result<Vec<_>>>();
+                std::env::join_paths(directories?).map_err(io::Error::other)?
+            }
+            _ => std::path::absolute(value)?.into_os_string(),
+        };
+        // SAFETY: there is one thread (asserted).
+        unsafe { std::env::set_var(name, value) };
     }
-    let refused = io::Error::last_os_error();
-    for helper in ["fusermount3", "fusermount"] {
-        let status = std::process::Command::new(helper)
-            .args(["-u", "-z", "--"])
-            .arg(mountpoint)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if status.is_ok_and(|status| status.success()) {
-            return Ok(());
-        }
-    }
-    Err(refused)
+    std::env::set_current_dir("/")
+}
+
+fn assert_single_thread() {
+    assert_eq!(std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count), 1, "before any other thread");
+}
+
+/// Makes a file that would grow beyond `ulimit -f` an error (`EFBIG`) instead of the end.
+pub(crate) fn ignore_file_size_signal() {
+    // SAFETY: sets a disposition; no handler of ours runs.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Makes hang-ups (the terminal goes away) harmless.
 pub(crate) fn ignore_hangup() {
     // SAFETY: sets a disposition; no handler of ours runs.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+/// Few heaps for all threads (glibc gives each its own): what one frees the others use again, so memory stays near what
+/// is in use.
+pub(crate) fn share_heaps() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number inside the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2)
+    };
 }
 
 fn pipe() -> io::Result<(File, File)> {

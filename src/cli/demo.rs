@@ -17,11 +17,11 @@ use tokio::sync::watch;
 
 use super::args::{Cli, Command, DemoArgs};
 use super::logging::{self, Target};
-use super::{create, daemon, exit, status, torrents};
+use super::{create, exit, status, text, torrents};
 use crate::base::size::Bytes;
 use crate::control::StatusSource;
 use crate::engine::Fill;
-use crate::fs::{Mount, MountConfig};
+use crate::fs::{Mount, MountConfig, detach};
 use crate::net::{AddTorrent, Session, SessionConfig, TorrentHandle};
 use crate::proto::metainfo::Metainfo;
 use crate::tracker::{self, Store, StoreConfig};
@@ -30,17 +30,20 @@ use crate::tracker::{self, Store, StoreConfig};
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
     let logging = logging::start("warn", &Target::Stderr)?;
     let room = Room::make()?;
-    println!("Everything happens on this machine, below {}, and is removed at the end.\n", room.0.display());
+    text::say(format_args!(
+        "Everything happens on this machine, below {}, and is removed at the end.\n",
+        room.0.display()
+    ));
     let guard = room.0.clone();
     let give_up = move || {
-        let _ = daemon::detach_mount(&guard.join("mnt"));
+        let _ = detach(&guard.join("mnt"));
         let _ = fs::remove_dir_all(&guard);
         std::process::exit(exit::FAILED);
     };
     let give_up_late = give_up.clone();
     std::thread::Builder::new().name("demo-limit".into()).spawn(move || {
         std::thread::sleep(LONGEST);
-        eprintln!("btfs: the demo takes longer than {} s: giving up", LONGEST.as_secs());
+        text::complain(format_args!("the demo takes longer than {} s: giving up", LONGEST.as_secs()));
         give_up_late();
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -54,7 +57,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome?;
     drop(room);
-    println!("\nAll of it worked. Your turn: btfs mount FILE.torrent MOUNTPOINT");
+    text::say("\nAll of it worked. Your turn: btfs mount FILE.torrent MOUNTPOINT");
     Ok(exit::OK)
 }
 
@@ -72,9 +75,9 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         // A mount in it would have its files deleted in vain, one by one; it is gone by now, or goes now.
-        let _ = daemon::detach_mount(&self.0.join("mnt"));
+        let _ = detach(&self.0.join("mnt"));
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("btfs: {} is left over: {error}", self.0.display());
+            text::complain(format_args!("{} is left over: {error}", self.0.display()));
         }
     }
 }
@@ -113,7 +116,7 @@ fn show(
     fs::create_dir(&mountpoint)?;
     let config = MountConfig { mountpoint: mountpoint.clone(), ..MountConfig::default() };
     let mount = Arc::new(Mount::start(config, std::slice::from_ref(&torrent), &torrent.store().directories())?);
-    exit::set_mounted(Some(mountpoint.clone()));
+    exit::set_mounted(Some(&mount));
     say("mount", &format!("{}; fetched so far: {}", mountpoint.display(), fetched(&torrent)));
     list(&mountpoint, &mountpoint)?;
 
@@ -142,7 +145,7 @@ fn show(
         warnings: Box::new(warnings),
     };
     for line in status::human(&source.collect(20)).lines() {
-        println!("      │ {line}");
+        text::say(format_args!("      │ {line}"));
     }
 
     let started = Instant::now();
@@ -165,11 +168,11 @@ fn show(
 }
 
 fn say(step: &str, text: &str) {
-    println!("  {step:<9}{text}");
+    text::say(format_args!("  {step:<9}{text}"));
 }
 
 fn more(text: &str) {
-    println!("  {:<9}{text}", "");
+    text::say(format_args!("  {:<9}{text}", ""));
 }
 
 fn make_files(directory: &Path, film_bytes: u64) -> anyhow::Result<()> {

@@ -1,7 +1,8 @@
 //! How the program ends: exit statuses, the one line of an error, and what a panic leaves behind.
 
-use std::path::PathBuf;
 use std::sync::Mutex;
+
+use crate::fs::{Mount, detach_device};
 
 /// All is well.
 pub(crate) const OK: i32 = 0;
@@ -28,26 +29,26 @@ pub(crate) fn report(error: &anyhow::Error) -> i32 {
         }
     }
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    eprintln!("btfs: {}", line.trim_end());
+    super::text::complain(line.trim_end());
     if error.is::<UsageError>() { USAGE } else { FAILED }
 }
 
-/// The mount of this process, for the case that we cannot go on.
-static MOUNTED: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// The device number of this process's mount, for the case that we cannot go on.
+static MOUNTED: Mutex<Option<String>> = Mutex::new(None);
 
 /// Remembers (or forgets) what to detach when the program must end at once.
-pub(crate) fn set_mounted(mountpoint: Option<PathBuf>) {
+pub(crate) fn set_mounted(mount: Option<&Mount>) {
     if let Ok(mut mounted) = MOUNTED.lock() {
-        *mounted = mountpoint;
+        *mounted = mount.and_then(Mount::device).map(str::to_owned);
     }
 }
 
 /// Detaches the mount, if there is one, without waiting for anybody, and ends the process.
 pub(crate) fn at_once(status: i32) -> ! {
     if let Ok(mut mounted) = MOUNTED.try_lock()
-        && let Some(mountpoint) = mounted.take()
+        && let Some(device) = mounted.take()
     {
-        let _ = super::daemon::detach_mount(&mountpoint);
+        detach_device(&device);
     }
     std::process::exit(status);
 }

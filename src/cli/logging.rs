@@ -5,14 +5,16 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -57,10 +59,14 @@ impl Target {
     }
 }
 
-/// Whether systemd started us, and its journal is there to be written to.
+/// Whether systemd has tied our standard error to its journal (`JOURNAL_STREAM` of systemd.exec(5) names the device and
+/// the inode of that stream), and the journal can be written to. That the variable is set says nothing: a terminal that
+/// the user's systemd has started hands it down to every command.
 fn is_under_systemd() -> bool {
-    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    set("INVOCATION_ID") && set("JOURNAL_STREAM") && Path::new("/run/systemd/journal/socket").exists()
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| File::from(stderr).metadata());
+    let is_stream = stderr.is_ok_and(|meta| format!("{}:{}", meta.dev(), meta.ino()) == stream);
+    is_stream && tracing_journald::layer().is_ok()
 }
 
 /// The last warnings and errors of this process.
@@ -101,13 +107,16 @@ pub(crate) fn start(filter: &str, target: &Target) -> anyhow::Result<Logging> {
         .parse(format!("fuser=error,{filter}"))
         .map_err(|error| UsageError(format!("--log {filter}: {error}")))?;
     let last = LastWarnings::default();
-    let registry = tracing_subscriber::registry().with(filter).with(last.clone());
+    // The verifier's errors are its refusals, without a URL; they come back to us as well. Its warnings are of files.
+    let is_ours = |meta: &Metadata<'_>| *meta.level() > Level::ERROR || !meta.target().starts_with("rustls_platform");
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_ours)).with(last.clone());
     let mut directory = None;
     match target {
         Target::Stderr => {
             let coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             let layer = fmt::layer().with_writer(|| Terminal).with_target(false).with_ansi(coloured);
-            registry.with(layer).try_init()?;
+            // Standard error may be closed: a complaint about that, on standard error, would be a panic.
+            registry.with(layer.log_internal_errors(false)).try_init()?;
         }
         Target::Journal => {
             let layer = tracing_journald::layer().context("systemd's journal")?;
@@ -115,7 +124,8 @@ pub(crate) fn start(filter: &str, target: &Target) -> anyhow::Result<Logging> {
         }
         Target::File(path) => {
             let file = Arc::new(RotatingFile::new(path));
-            registry.with(fmt::layer().with_ansi(false).with_writer(move || Shared(file.clone()))).try_init()?;
+            let layer = fmt::layer().with_ansi(false).with_writer(move || Shared(file.clone()));
+            registry.with(layer.log_internal_errors(false)).try_init()?;
             directory = path.parent().map(Path::to_path_buf);
         }
     }

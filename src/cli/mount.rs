@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::MountArgs;
-use super::process::{Parts, Process};
+use super::process::{self, Parts, Process};
 use super::torrents::{self, Named};
 use super::{daemon, exit, logging, mountpoint, options, text};
 use crate::base::size::Bytes;
@@ -45,8 +45,7 @@ fn serve(
         false => logging::Target::foreground(),
     };
     let logging = logging::start(&args.swarm.log, &target)?;
-    // Nothing of ours may be looked up by a path inside our own mount.
-    std::env::set_current_dir("/")?;
+    daemon::leave_directory()?;
     let mut process = Process::start(background)?;
     let torrents = process.resolve(named, args.swarm.bind)?;
     let mountpoint = prepare_mountpoint(&args.mountpoint)?;
@@ -60,12 +59,13 @@ fn serve(
         let log = log_directory.as_ref().and_then(|directory| directory.metadata().ok());
         let mut avoid = Vec::from_iter(log.map(identity));
         for metainfo in &torrents {
-            let torrent = session.add(AddTorrent {
+            let added = session.add(AddTorrent {
                 metainfo: metainfo.clone(),
                 data: None,
                 peers: args.swarm.peers.clone(),
                 trackers: args.swarm.trackers.clone(),
-            })?;
+            });
+            let torrent = added.map_err(process::explain)?;
             avoid.extend(torrent.store().directories());
         }
         let config = MountConfig {
@@ -85,7 +85,7 @@ fn serve(
             return Err(error);
         }
     };
-    exit::set_mounted(Some(mountpoint.clone()));
+    exit::set_mounted(Some(&mount));
     let warnings = logging.last_warnings();
     let parts = Parts {
         session,
@@ -99,7 +99,7 @@ fn serve(
     announce(&torrents, &mountpoint, upload);
     if let Some(ready) = ready {
         // From now on they go to the log only.
-        warnings.list().iter().for_each(|warning| eprintln!("btfs: {}", warning.text));
+        warnings.list().iter().for_each(|warning| text::complain(&warning.text));
         ready.tell()?;
     }
     running.until_end(!background)
@@ -113,17 +113,17 @@ fn announce(torrents: &[Arc<Metainfo>], mountpoint: &Path, upload: bool) {
             let files = torrent.entries.iter().filter(|entry| !matches!(entry.kind, EntryKind::Padding)).count();
             let size = Bytes(torrent.layout.total_bytes());
             let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-            println!("mounted {} ({size}, {files}) at {place}", text::safe(&torrent.name));
+            text::say(format_args!("mounted {} ({size}, {files}) at {place}", text::safe(&torrent.name)));
         }
         torrents => {
             let size = Bytes(torrents.iter().map(|torrent| torrent.layout.total_bytes()).sum());
-            println!("mounted {} torrents ({size}) at {place}", torrents.len());
+            text::say(format_args!("mounted {} torrents ({size}) at {place}", torrents.len()));
         }
     }
-    match upload {
-        true => println!("while mounted, what was fetched is shared with other peers; --no-upload turns that off"),
-        false => println!("nothing is shared with other peers (--no-upload)"),
-    }
+    text::say(match upload {
+        true => "while mounted, what was fetched is shared with other peers; --no-upload turns that off",
+        false => "nothing is shared with other peers (--no-upload)",
+    });
 }
 
 /// Refuses a cache directory that would lie below the mount, before it is made.

@@ -1,6 +1,6 @@
 //! `-o` as mount(8) has it: translated to the command's own options, so that both mean the same.
 
-use super::args::{MountArgs, seconds, tracker_url};
+use super::args::{MountArgs, at_least_one, seconds, tracker_url};
 use super::exit::UsageError;
 
 /// Applies every `-o` of `args` to it. What is left in `args.options` is for the kernel or the FUSE library.
@@ -52,8 +52,8 @@ fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<()
         ("cache_dir", Some(value)) => swarm.cache_dir = Some(value.into()),
         ("port", Some(value)) => swarm.port = Some(number(value)?),
         ("bind", Some(value)) => swarm.bind = Some(number(value)?),
-        ("max_peers", Some(value)) => swarm.max_peers = number(value)?,
-        ("max_per_address", Some(value)) => swarm.max_per_address = number(value)?,
+        ("max_peers", Some(value)) => swarm.max_peers = at_least_one(value)?,
+        ("max_per_address", Some(value)) => swarm.max_per_address = at_least_one(value)?,
         ("peer", Some(value)) => swarm.peers.push(number(value)?),
         ("tracker", Some(value)) => swarm.trackers.push(tracker_url(value)?),
         ("log", Some(value)) => swarm.log = value.to_owned(),
@@ -91,8 +91,19 @@ fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T,
 }
 
 fn is_known(name: &str) -> bool {
-    let with_value =
-        ["uid", "gid", "read_timeout", "readahead", "fill", "cache_dir", "port", "bind", "max_peers", "peer"];
+    let with_value = [
+        "uid",
+        "gid",
+        "read_timeout",
+        "readahead",
+        "fill",
+        "cache_dir",
+        "port",
+        "bind",
+        "max_peers",
+        "max_per_address",
+        "peer",
+    ];
     let without = ["ro", "noexec", "allow_other", "no_upload", "no_tracker", "verify", "nofail", "noauto", "user"];
     with_value.contains(&name) || without.contains(&name) || name == "tracker" || name == "log"
 }
@@ -138,6 +149,8 @@ mod tests {
             ("uid", "option uid: needs a value"),
             ("ro=1", "option ro=1: takes no value"),
             ("uid=root", "option uid=root: invalid digit found in string"),
+            ("max_peers=0", "option max_peers=0: at least 1 is needed"),
+            ("max_per_address", "option max_per_address: needs a value"),
             ("no_tracker,tracker=http://h/a", "no_tracker and a tracker exclude each other"),
         ] {
             assert_eq!(mount(options).unwrap_err().to_string(), said);

@@ -15,8 +15,9 @@ use super::torrents::{self, Named};
 use super::{daemon, exit, live, paths, text};
 use crate::control::{Control, StatusSource, Warning, prepare_directory};
 use crate::fs::Mount;
-use crate::net::{Session, SessionConfig, TorrentHandle};
+use crate::net::{Session, SessionConfig, SessionError, TorrentHandle};
 use crate::proto::metainfo::Metainfo;
+use crate::storage::StorageError;
 
 /// Why a process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl Process {
 
     /// Opens ports and cache.
     pub(crate) fn session(&self, config: SessionConfig) -> anyhow::Result<Session> {
-        Ok(Session::start(config, self.runtime().clone())?)
+        Session::start(config, self.runtime().clone()).map_err(explain)
     }
 
     /// Everything is up: opens the control socket and watches the mount.
@@ -159,6 +160,16 @@ impl Process {
             }
         }
         Err(problem)
+    }
+}
+
+/// An error of a session that keeps everything it writes in its cache, with what to do.
+pub(crate) fn explain(error: SessionError) -> anyhow::Error {
+    match error {
+        SessionError::Storage(StorageError::Io { .. }) => {
+            anyhow::anyhow!("{error}; make the cache usable, or name another directory with --cache-dir")
+        }
+        other => other.into(),
     }
 }
 

@@ -50,15 +50,15 @@ pub(crate) fn run(args: SeedArgs) -> anyhow::Result<i32> {
         running.end(end);
     }
     let status = running.source().collect(0);
-    if args.json {
-        println!("{}", serde_json::to_string(&status)?);
-    } else {
-        announce(&status);
-    }
     if status.torrents.iter().all(|torrent| torrent.have_pieces == 0) {
         // Nothing to share: who sees only the exit status must learn it, too.
         running.source().session.shutdown();
         bail!("none of the data is what the torrent says: nothing to share");
+    }
+    if args.json {
+        text::say(serde_json::to_string(&status)?);
+    } else {
+        announce(&status);
     }
     running.until_end(!args.json)
 }
@@ -99,22 +99,25 @@ fn announce(status: &Status) {
     for torrent in &status.torrents {
         let name = text::safe(&torrent.name);
         match torrent.left_bytes {
-            0 => println!("sharing {name} ({}), all of it", Bytes(torrent.total_bytes)),
-            left => println!(
+            0 => text::say(format_args!("sharing {name} ({}), all of it", Bytes(torrent.total_bytes))),
+            left => text::say(format_args!(
                 "sharing {name}: {} of {}; {} are missing or not what the torrent says",
                 Bytes(torrent.have_bytes),
                 Bytes(torrent.total_bytes),
                 Bytes(left)
-            ),
+            )),
         }
     }
-    println!("peers reach it at port {}; end it with Ctrl-C", status.port);
+    text::say(format_args!("peers reach it at port {}; end it with Ctrl-C", status.port));
 }
 
 fn pairs(words: &[OsString]) -> anyhow::Result<(Vec<OsString>, Vec<PathBuf>)> {
     if !words.len().is_multiple_of(2) {
         let last = words.last().map(|word| text::safe(word.as_bytes())).unwrap_or_default();
         return Err(UsageError(format!("{last}: each torrent needs the path of its data after it")).into());
+    }
+    if words.iter().any(|word| word.is_empty()) {
+        return Err(UsageError("TORRENT and DATA must not be empty".to_owned()).into());
     }
     let names = words.iter().step_by(2).cloned().collect();
     let data = words.iter().skip(1).step_by(2).map(std::path::absolute).collect::<Result<_, _>>()?;

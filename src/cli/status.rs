@@ -9,33 +9,29 @@ use anyhow::bail;
 
 use super::args::StatusArgs;
 use super::text::{safe, shorten};
-use super::{exit, mountpoint, paths};
+use super::{daemon, exit, mountpoint, paths};
 use crate::base::size::{Bytes, Span};
 use crate::control::{Request, Status, TorrentStatus, ask, sockets};
 
 /// Shows it, once or until interrupted.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<i32> {
-    let wanted = match &args.mountpoint {
-        Some(path) => match mountpoint::find(path)? {
-            Some(mount) => Some(mount.path),
-            None => bail!("{}: no btfs mount", path.display()),
-        },
-        None => None,
-    };
     loop {
-        let found = collect(wanted.as_deref());
-        if let (Some(path), true) = (&wanted, found.is_empty()) {
-            bail!("{}: the process of this mount does not answer", path.display());
+        let found = collect(args.mountpoint.as_deref());
+        if let (Some(path), true) = (&args.mountpoint, found.is_empty()) {
+            match mountpoint::find(path) {
+                Some(_) => bail!("{}: the process of this mount does not answer", path.display()),
+                None => bail!("{}: no btfs mount", path.display()),
+            }
         }
         let text = render(&found, args.json)?;
         let mut out = std::io::stdout().lock();
-        if args.watch && !args.json && out.is_terminal() {
+        let written = if args.watch && !args.json && out.is_terminal() {
             // Home, then clear what is below: less flicker than clearing first.
-            write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
+            write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
         } else {
-            out.write_all(text.as_bytes())?;
-        }
-        match out.flush() {
+            out.write_all(text.as_bytes())
+        };
+        match written.and_then(|()| out.flush()) {
             // Whoever read this has seen enough.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(exit::OK),
             done => done?,
@@ -48,10 +44,10 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<i32> {
     }
 }
 
-/// The process that serves this mount: its socket and its status without files.
+/// The process that serves this mount, be it here or in another mount namespace: its socket and its status without files.
 pub(super) fn find(mountpoint: &Path) -> Option<(PathBuf, Status)> {
-    let wanted = mountpoint::text(mountpoint);
-    let found = ask_all(0).into_iter().filter(|(_, status)| status.mountpoint.as_ref() == Some(&wanted));
+    let is_meant = is_meant(mountpoint);
+    let found = ask_all(0).into_iter().filter(|(_, status)| is_meant(status));
     // Stacked mounts: the one that still has it.
     found.max_by_key(|(_, status)| status.mounted)
 }
@@ -61,8 +57,10 @@ fn ask_all(files: usize) -> Vec<(PathBuf, Status)> {
     std::thread::scope(|scope| {
         let asked = sockets(&paths::control_directories()).into_iter().map(|socket| {
             scope.spawn(move || {
-                let (response, _) = ask(&socket, &Request::Status { files }, PATIENCE).ok()?;
-                Some((socket, response.status?))
+                let (response, stream) = ask(&socket, &Request::Status { files }, PATIENCE).ok()?;
+                // Its own word would be its number in its own pid namespace.
+                let status = Status { pid: daemon::peer_pid(&stream).unwrap_or(0), ..response.status? };
+                Some((socket, status))
             })
         });
         let asked: Vec<_> = asked.collect();
@@ -71,9 +69,15 @@ fn ask_all(files: usize) -> Vec<(PathBuf, Status)> {
 }
 
 fn collect(wanted: Option<&Path>) -> Vec<Status> {
-    let wanted = wanted.map(mountpoint::text);
+    let is_meant = wanted.map(is_meant);
     let asked = ask_all(1000).into_iter().map(|(_, status)| status);
-    asked.filter(|status| wanted.is_none() || status.mountpoint == wanted).collect()
+    asked.filter(|status| is_meant.as_ref().is_none_or(|is_meant| is_meant(status))).collect()
+}
+
+/// Whether a process says that it is mounted at this path, under any name that the path may mean.
+fn is_meant(path: &Path) -> impl Fn(&Status) -> bool + use<> {
+    let names: Vec<_> = mountpoint::names(path).map(|name| mountpoint::text(&name)).collect();
+    move |status| status.mountpoint.as_ref().is_some_and(|mountpoint| names.contains(mountpoint))
 }
 
 fn render(found: &[Status], json: bool) -> anyhow::Result<String> {
@@ -100,11 +104,24 @@ fn render(found: &[Status], json: bool) -> anyhow::Result<String> {
 pub(crate) fn human(status: &Status) -> String {
     let mut text = String::new();
     let place = match &status.mountpoint {
-        Some(path) => format!("{} at {}", status.command, safe(path)),
+        Some(path) if mountpoint::is_here(path) => format!("{} at {}", status.command, safe(path)),
+        // It lives as long as anybody holds the mount.
+        Some(path) if status.mounted => {
+            format!(
+                "{} at {}, unmounted here, held by open files or another mount namespace",
+                status.command,
+                safe(path)
+            )
+        }
+        Some(path) => format!("{} at {}, ending", status.command, safe(path)),
         None => status.command.clone(),
     };
     let up = Span(Duration::from_secs(status.uptime_seconds));
-    let _ = writeln!(text, "{place}   pid {}, port {}, up {up}", status.pid, status.port);
+    let pid = match status.pid {
+        0 => "pid of another pid namespace".to_owned(),
+        pid => format!("pid {pid}"),
+    };
+    let _ = writeln!(text, "{place}   {pid}, port {}, up {up}", status.port);
     for torrent in &status.torrents {
         torrent_lines(&mut text, torrent);
     }

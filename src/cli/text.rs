@@ -1,6 +1,19 @@
-//! Texts for a terminal: what a torrent or a peer says must not steer it.
+//! Texts for a terminal: what a torrent or a peer says must not steer it, and a terminal that is gone must not hurt.
+
+use std::fmt::Display;
+use std::io::Write;
 
 use crate::proto::path::escape;
+
+/// A line on standard output, for whoever still reads it: what is up does not end because that is closed, or full.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line on standard error, in the same way.
+pub(crate) fn complain(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "btfs: {line}");
+}
 
 /// The bytes as one line for a terminal.
 pub(crate) fn safe(bytes: impl AsRef<[u8]>) -> String {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 
-use super::text::safe;
+use super::exit::UsageError;
+use super::text::{complain, safe};
 use crate::net::http::fetch_torrent;
 use crate::proto::metainfo::{MAX_TORRENT_BYTES, Metainfo};
 
@@ -27,6 +28,7 @@ pub(crate) enum Named {
 /// Reads and judges a torrent file; only notes a URL.
 pub(crate) fn load(name: &OsStr) -> anyhow::Result<Named> {
     match name.to_str() {
+        Some("") => return Err(UsageError("TORRENT must not be empty".to_owned()).into()),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
             return Ok(Named::Url(url.to_owned()));
         }
@@ -58,7 +60,7 @@ pub(crate) fn judge(name: &str, bytes: &[u8]) -> anyhow::Result<Metainfo> {
 
 /// Says what is odd about a torrent, a line each.
 pub(crate) fn warn(name: &str, metainfo: &Metainfo) {
-    metainfo.warnings.iter().for_each(|warning| eprintln!("btfs: {name}: {warning}"));
+    metainfo.warnings.iter().for_each(|warning| complain(format_args!("{name}: {warning}")));
 }
 
 /// Judges the bytes of a torrent file that is to be mounted or seeded.

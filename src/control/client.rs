@@ -20,10 +20,8 @@ pub fn sockets(directories: &[PathBuf]) -> Vec<PathBuf> {
             if path.extension().is_none_or(|extension| extension != "sock") {
                 continue;
             }
-            match connect(&path, PROBE_PATIENCE) {
-                Ok(_) => found.push(path),
-                // Its queue is full: it lives, but it is suspended.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => found.push(path),
+            match probe(&path) {
+                Ok(()) => found.push(path),
                 // Nobody listens: its process was killed.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     let _ = std::fs::remove_file(&path);
@@ -34,6 +32,20 @@ pub fn sockets(directories: &[PathBuf]) -> Vec<PathBuf> {
     }
     found.sort();
     found
+}
+
+/// Whether somebody listens at a socket.
+pub(super) fn is_answered(path: &Path) -> bool {
+    probe(path).is_ok()
+}
+
+fn probe(path: &Path) -> io::Result<()> {
+    match connect(path, PROBE_PATIENCE) {
+        Ok(_) => Ok(()),
+        // Its queue is full: it lives, but it is suspended.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sends one request and waits for its answer; the connection comes back with it.

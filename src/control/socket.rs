@@ -1,4 +1,4 @@
-//! The answering side: `btfs-<pid>.sock`, 0600, in a directory of mode 0700 that is ours.
+//! The answering side: `btfs-<pid>.sock`, mode 0600, in a directory of mode 0700 that is ours.
 //!
 //! Lines are bounded, a line that is garbage gets an error line and the connection lives; a silent connection is closed.
 
@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::client::is_answered;
 use super::{Request, Response, Status};
 
 /// A listening control socket; dropping it removes the file and ends the connections.
@@ -36,7 +37,7 @@ impl Control {
         status: impl Fn(usize) -> Status + Send + Sync + 'static,
         umount: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let path = directory.join(format!("btfs-{}.sock", std::process::id()));
+        let path = free_path(directory);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -63,6 +64,14 @@ impl Drop for Control {
         self.task.abort();
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// `btfs-<pid>.sock`, or with a further number: a process of another pid namespace may have our number.
+fn free_path(directory: &Path) -> PathBuf {
+    let pid = std::process::id();
+    let first = directory.join(format!("btfs-{pid}.sock"));
+    let others = (2..MAX_NAMESAKES).map(|number| directory.join(format!("btfs-{pid}-{number}.sock")));
+    std::iter::once(first.clone()).chain(others).find(|path| !is_answered(path)).unwrap_or(first)
 }
 
 /// Makes `directory` and its missing parents, mode 0700; fails unless it is a real directory of `uid`'s, and lets nobody
@@ -198,6 +207,7 @@ const MAX_PATH_BYTES: usize = 108;
 /// Who asks nothing for this long is sent away.
 const IDLE: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 32;
+const MAX_NAMESAKES: u32 = 1000;
 
 #[cfg(test)]
 mod tests {

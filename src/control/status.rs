@@ -15,7 +15,7 @@ use crate::net::Session;
 pub struct Status {
     /// Version of btfs that runs.
     pub version: String,
-    /// Its process id.
+    /// Its process id, as whoever asked sees it; 0 when it lives in a pid namespace that is not seen from there.
     pub pid: u32,
     /// `mount` or `seed`.
     pub command: String,

@@ -19,6 +19,8 @@ pub(crate) enum Departure {
     Useful,
     /// It was closed early and had given nothing: back off.
     Useless,
+    /// It closed on hearing our opening: again at once, without one.
+    Startled,
     /// Neither side needs the other (two seeds, ourselves twice): not again for half an hour.
     Redundant,
 }
@@ -44,6 +46,8 @@ struct Entry {
     state: State,
     failures: u32,
     ever_connected: bool,
+    /// It does not take messages behind a handshake.
+    plain: bool,
     priority: u32,
     last_try: Option<Instant>,
     /// The regular time of the next try; in a hurry it may come earlier.
@@ -108,6 +112,7 @@ impl Candidates {
                 state: State::Idle,
                 failures: 0,
                 ever_connected: false,
+                plain: false,
                 priority,
                 last_try: None,
                 ready_at: now,
@@ -147,6 +152,11 @@ impl Candidates {
         }
     }
 
+    /// Whether to say nothing but a handshake to this address before its own is here.
+    pub(crate) fn is_plain(&self, addr: SocketAddr) -> bool {
+        self.entries.get(&canonical(addr)).is_some_and(|entry| entry.plain)
+    }
+
     /// A connection to or from `addr` has ended.
     pub(crate) fn disconnected(&mut self, now: Instant, addr: SocketAddr, how: Departure) {
         let addr = canonical(addr);
@@ -160,6 +170,11 @@ impl Candidates {
                 entry.failures += 1;
                 backoff(entry.failures)
             }
+            Departure::Startled => {
+                entry.plain = true;
+                entry.last_try = None;
+                Duration::ZERO
+            }
             Departure::Redundant => MAX_BACKOFF,
         };
         self.rest(now, addr, wait);
@@ -172,6 +187,7 @@ impl Candidates {
         let wait = match failure {
             DialFailure::Busy => MIN_SPACING,
             DialFailure::Unreachable | DialFailure::Handshake => {
+                entry.plain |= failure == DialFailure::Handshake;
                 entry.failures += 1;
                 backoff(entry.failures)
             }

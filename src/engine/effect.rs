@@ -28,7 +28,13 @@ pub enum Effect {
         reason: CloseReason,
     },
     /// Connect to an address; answered by `handle_connected` or `handle_dial_failed`.
-    Dial(SocketAddr),
+    Dial {
+        /// Where.
+        addr: SocketAddr,
+        /// What to say behind our handshake, without waiting for theirs: a round trip earlier. Comes back in
+        /// [`Connected`](super::Connected).
+        opening: Option<Opening>,
+    },
     /// Work for the disk; answered by `handle_disk_done`.
     Disk(DiskJob),
     /// All pieces of a ticket are readable.
@@ -39,6 +45,21 @@ pub enum Effect {
     Announce(Announcement),
     /// The whole torrent has become complete in this life.
     Completed,
+}
+
+/// The first messages to somebody whom we dial: our bitfield (BEP 3; valid with the fast extension, too) and
+/// `interested`. Whoever reads soon is unchoked by the time that both handshakes are done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// What we said that we have, as on the wire.
+    pub pieces: Bytes,
+}
+
+impl Opening {
+    /// The messages, in order.
+    pub fn messages(&self) -> [Message; 2] {
+        [Message::Bitfield(self.pieces.clone()), Message::Interested]
+    }
 }
 
 /// Work for the disk. Jobs of one piece and attempt may run in any order and at once; the storage puts them together.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::Opening;
 use crate::base::{FileIndex, PeerId, PieceIndex, PieceRange};
 use crate::proto::wire::Message;
 
@@ -35,6 +36,8 @@ pub struct Connected {
     pub fast: bool,
     /// The peer speaks the extension protocol (BEP 10).
     pub extended: bool,
+    /// What went out with our handshake, if anything did.
+    pub opening: Option<Opening>,
 }
 
 /// Something that one peer did.

@@ -19,6 +19,8 @@ pub(crate) struct Request {
     /// When something happens about it next: a hedge, then its end. Mirrors the torrent's table.
     pub due: Instant,
     pub bytes: u32,
+    /// Bytes that were asked of the peer before.
+    pub ahead_bytes: u64,
     /// It has been found overdue.
     pub late: bool,
     /// Kept although nobody wants the piece: it keeps the connection warm.
@@ -76,6 +78,8 @@ pub(crate) struct Peer {
     pub queue_limit: usize,
     pub am_choking: bool,
     pub am_interested: bool,
+    /// That was said in the opening only.
+    pub interest_in_opening: bool,
     pub peer_choking: bool,
     pub peer_interested: bool,
     pub unchoked_at: Option<Instant>,
@@ -125,6 +129,7 @@ impl Peer {
             queue_limit: DEFAULT_QUEUE,
             am_choking: true,
             am_interested: false,
+            interest_in_opening: false,
             peer_choking: true,
             peer_interested: false,
             unchoked_at: None,
@@ -156,6 +161,7 @@ impl Peer {
         self.last_request = Some(now);
         self.next_sequence += 1;
         self.order.insert(self.next_sequence, block);
+        let ahead_bytes = self.outstanding_bytes;
         self.outstanding_bytes += u64::from(request.bytes);
         self.requests.insert(
             block,
@@ -164,6 +170,7 @@ impl Peer {
                 expected: request.expected,
                 due: request.due,
                 bytes: request.bytes,
+                ahead_bytes,
                 late: false,
                 warm: request.warm,
                 sequence: self.next_sequence,
@@ -268,12 +275,12 @@ impl Peer {
         self.backoff.is_some() || !self.refusals.is_empty()
     }
 
-    /// How many more requests its pipeline takes, with `extra` beyond its usual depth.
-    pub(crate) fn room(&self, extra: usize) -> usize {
+    /// How many more requests its pipeline takes: what covers its round trip and `slack`, and `extra`.
+    pub(crate) fn room(&self, slack: Duration, extra: usize) -> usize {
         let depth = match (self.snubbed, self.backoff) {
             (true, _) => 1,
             (false, Some(_)) => PROBATION_DEPTH,
-            (false, None) => self.pace.depth() + extra,
+            (false, None) => self.pace.depth(slack) + extra,
         };
         depth.min(self.queue_limit).saturating_sub(self.requests.len())
     }
@@ -294,6 +301,11 @@ impl Peer {
     /// The request that waits longest.
     pub(crate) fn oldest(&self) -> Option<BlockId> {
         self.order.values().next().copied()
+    }
+
+    /// Whether what it was asked first is overdue.
+    pub(crate) fn is_late(&self) -> bool {
+        self.oldest().and_then(|block| self.requests.get(&block)).is_some_and(|request| request.late)
     }
 
     pub(crate) fn outstanding(&self) -> usize {

@@ -63,9 +63,17 @@ pub struct Prefetcher {
     /// Bytes asked in a row by the current burst, and its last byte's end: requests that overlap in time are one read.
     burst: Range<u64>,
     pace: Pace,
+    habit: Habit,
     /// A burst that ends near a piece's end wants the next piece, too.
     next_piece: Option<Range<u64>>,
     plan: WindowPlan,
+}
+
+/// Bytes in a row that a reader has read at each of the last places it left: it will do so again. What reads one file
+/// after the other (thumbnails, `file *`) is known by the handles that it has closed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Habit {
+    stretches: [Option<u64>; 2],
 }
 
 /// Bytes a second that the reader takes when it does not have to wait for us.
@@ -77,8 +85,8 @@ struct Pace {
 }
 
 impl Prefetcher {
-    /// A handle that has read nothing.
-    pub fn new(config: PrefetchConfig, file: FileGeometry) -> Self {
+    /// A handle that has read nothing; `habit`: what others have left behind.
+    pub fn new(config: PrefetchConfig, file: FileGeometry, habit: Habit) -> Self {
         Self {
             config,
             file,
@@ -88,6 +96,7 @@ impl Prefetcher {
             outstanding_bytes: 0,
             burst: 0..0,
             pace: Pace::default(),
+            habit,
             next_piece: None,
             plan: WindowPlan::default(),
         }
@@ -137,6 +146,15 @@ impl Prefetcher {
         self.replan()
     }
 
+    /// What this reader leaves behind when it closes the file.
+    pub fn habit(&self) -> Habit {
+        let mut habit = self.habit;
+        if let Some(left) = self.cursors.first() {
+            habit.note(left.stretch());
+        }
+        habit
+    }
+
     /// Bytes ahead of the reader that are wanted now; 0 while no window is open.
     pub fn window_bytes(&self) -> u64 {
         let cap = self.cap();
@@ -156,10 +174,13 @@ impl Prefetcher {
                     // Back from somewhere else: this reader hops, the others' windows stay alive with it.
                     cursor.returns += 1;
                 }
-                cursor.advance(now, range, new_burst, unanswered, cap);
+                cursor.advance(now, range, new_burst, unanswered, cap, self.habit.proof());
                 self.cursors.insert(0, cursor);
             }
             None => {
+                if let Some(left) = self.cursors.first() {
+                    self.habit.note(left.stretch());
+                }
                 self.cursors.truncate(MAX_CURSORS - 1);
                 self.cursors.insert(0, Cursor::new(self.next_number, now, range));
                 self.next_number += 1;
@@ -202,7 +223,8 @@ impl Prefetcher {
     fn replan(&mut self) -> Option<WindowPlan> {
         let mut ranges = self.windows();
         if ranges.is_empty() {
-            ranges.extend(self.next_piece.clone());
+            let by_habit = self.habit.expected();
+            ranges.extend(by_habit.map_or(self.next_piece.clone(), |bytes| self.rest_of(bytes)));
         }
         if !self.differs(&ranges) {
             return None;
@@ -233,6 +255,13 @@ impl Prefetcher {
         windows.filter(|window| !window.is_empty()).collect()
     }
 
+    /// What is left of the `bytes` that the reader is expected to read where it is.
+    fn rest_of(&self, bytes: u64) -> Option<Range<u64>> {
+        let cursor = self.cursors.first()?;
+        let end = cursor.start().saturating_add(bytes.min(self.cap())).min(self.file.bytes);
+        (cursor.head < end).then_some(cursor.head..end)
+    }
+
     /// Telling costs a message, so small steps are saved up: an eighth of the window that reaches another piece.
     fn differs(&self, ranges: &[Range<u64>]) -> bool {
         ranges.len() != self.plan.ranges.len()
@@ -244,6 +273,31 @@ impl Prefetcher {
                     || new.start > old.end
                     || other_piece && (new.end.abs_diff(old.end) >= step || new.end > old.end && at_end)
             })
+    }
+}
+
+impl Habit {
+    fn note(&mut self, stretch: u64) {
+        self.stretches = [Some(stretch), self.stretches[0]];
+    }
+
+    /// The lesser of the last stretches: one long read does not make a habit.
+    fn least(&self) -> Option<u64> {
+        self.stretches.into_iter().flatten().min()
+    }
+
+    /// Bytes that it will read in a row, without what the kernel has read ahead for it; `None` when they are few.
+    fn expected(&self) -> Option<u64> {
+        let stretch = self.least()?.checked_sub(KERNEL_READAHEAD)?;
+        (stretch >= HABIT_MIN).then_some(stretch.min(HABIT_MAX))
+    }
+
+    /// Bytes in a row after which it is believed to be sequential: more than it does by habit, unless that is much.
+    fn proof(&self) -> u64 {
+        match self.least() {
+            Some(stretch) if (PROOF..=HABIT_MAX).contains(&stretch) => stretch + KERNEL_READAHEAD,
+            _ => PROOF,
+        }
     }
 }
 
@@ -267,7 +321,14 @@ impl Pace {
 
 const MIB: u64 = 1024 * 1024;
 /// The first window: what the kernel reads ahead by itself, and a megabyte.
-const FIRST_WINDOW: u64 = MIB + 128 * 1024;
+const FIRST_WINDOW: u64 = MIB + KERNEL_READAHEAD;
+/// Bytes in a row after which a reader is believed to be sequential.
+const PROOF: u64 = 512 * 1024;
+/// What the kernel reads beyond what it was asked for.
+const KERNEL_READAHEAD: u64 = 128 * 1024;
+/// Habits of shorter stretches are not worth a guess; longer ones are left to the window.
+const HABIT_MIN: u64 = 256 * 1024;
+const HABIT_MAX: u64 = 4 * MIB;
 /// A burst of this length that ends so near the end of its piece wants the next one as well.
 const BURST_MIN: u64 = 128 * 1024;
 const NEAR_PIECE_END: u64 = 256 * 1024;

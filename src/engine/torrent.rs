@@ -38,6 +38,7 @@ use crate::base::{Bitfield, FileIndex, Layout, PieceIndex, RateMeter};
 use clock::Clock;
 use demand::Handle;
 use disk::Disk;
+use interest::Wanted;
 
 /// The state machine of one torrent.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ pub struct Torrent {
     clock: Clock,
     effects: VecDeque<Effect>,
     stopping: bool,
+    began: Instant,
 
     /// Verified and readable.
     have: Bitfield,
@@ -60,6 +62,7 @@ pub struct Torrent {
 
     reads: Reads,
     demand: Demand,
+    wanted: Wanted,
     background: Background,
     handles: BTreeMap<HandleId, Handle>,
     /// Files that are open (`None`) or were until not long ago: until when they keep peers warm.
@@ -127,6 +130,7 @@ impl Torrent {
             clock: Clock::new(now),
             effects: VecDeque::new(),
             stopping: false,
+            began: now,
             have: config.have.clone(),
             unchecked: config.unchecked.clone(),
             claimed: config.have.clone(),
@@ -135,6 +139,7 @@ impl Torrent {
             blame: Blame::default(),
             reads: Reads::new(config.read_timeout),
             demand: Demand::default(),
+            wanted: Wanted::new(pieces),
             background: Background::new(pieces, seed ^ 1),
             handles: BTreeMap::new(),
             recent: BTreeMap::new(),
@@ -249,6 +254,7 @@ impl Torrent {
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.begin(now);
         self.expire_requests(now);
+        self.settle_windows(now);
         self.drop_forsaken(now);
         for ticket in self.reads.expire(now) {
             self.effects.push_back(Effect::ReadFailed(ticket, ReadError::Stalled));
@@ -292,6 +298,7 @@ impl Torrent {
             self.disk.retry_at,
             self.next_chores,
             self.forsaken.values().min().copied(),
+            self.next_plan(),
             self.choker.poll_timeout().filter(|_| !self.peers.is_empty()),
             self.candidates.poll_timeout().filter(|_| self.dial_room() > 0),
             self.announcer.poll_timeout(),

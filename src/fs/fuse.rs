@@ -19,18 +19,26 @@ use fuser::{
 };
 
 use super::Errno;
+use super::passthrough::Passthrough;
 use super::view::{Attr, Kind, View};
 
 /// A view as fuser wants it.
 #[derive(Debug)]
 pub(crate) struct Fuse {
     view: Arc<View>,
+    passthrough: Arc<Passthrough>,
+    stack_depth: u32,
 }
 
 impl Fuse {
-    /// Serves this view.
-    pub(crate) fn new(view: Arc<View>) -> Self {
-        Self { view }
+    /// Serves this view. `stack_depth`: 2 when data lies on a file system that itself lies on another, else 1.
+    pub(crate) fn new(view: Arc<View>, passthrough: Arc<Passthrough>, stack_depth: u32) -> Self {
+        Self { view, passthrough, stack_depth }
+    }
+
+    fn close(&self, inode: INodeNo, handle: u64) {
+        self.passthrough.leave(inode.0);
+        self.view.release(handle);
     }
 }
 
@@ -45,6 +53,12 @@ impl fuser::Filesystem for Fuse {
             if config.add_capabilities(capability).is_err() {
                 tracing::debug!(?capability, "the kernel lacks a capability");
             }
+        }
+        // The kernel takes the one only with the other.
+        if config.set_max_stack_depth(self.stack_depth).is_ok()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+        {
+            self.passthrough.offered();
         }
         // The default of 16 would let sixteen blocked readaheads starve every other reader.
         config.set_max_background(MAX_BACKGROUND).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -79,13 +93,26 @@ impl fuser::Filesystem for Fuse {
     }
 
     fn open(&self, _request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guard(|| match self.view.open(inode.0, flags.acc_mode() != OpenAccMode::O_RDONLY) {
-            // KEEP_CACHE always: content never changes, and without it a second open would wait, unkillable, for a
-            // read in flight.
-            Ok(handle) => {
-                reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+        guard(|| {
+            let handle = match self.view.open(inode.0, flags.acc_mode() != OpenAccMode::O_RDONLY) {
+                Ok(handle) => handle,
+                Err(error) => return reply.error(errno(error)),
+            };
+            match self.passthrough.enter(inode.0, &reply, || self.view.lend(handle)) {
+                Some(lent) if self.view.is_sound(handle, &lent.loan) => {
+                    reply.opened_passthrough(FileHandle(handle), FopenFlags::FOPEN_NOFLUSH, &lent.backing);
+                }
+                // Altered since, and held open: the kernel would take it as it is, or not at all.
+                Some(_) => {
+                    self.close(inode, handle);
+                    reply.error(errno(Errno::EIO));
+                }
+                // KEEP_CACHE always: content never changes, and without it a second open would wait, unkillable, for
+                // a read in flight.
+                None => {
+                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+                }
             }
-            Err(error) => reply.error(errno(error)),
         });
     }
 
@@ -111,7 +138,7 @@ impl fuser::Filesystem for Fuse {
     fn release(
         &self,
         _request: &Request,
-        _inode: INodeNo,
+        inode: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -119,7 +146,7 @@ impl fuser::Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         guard(|| {
-            self.view.release(handle.0);
+            self.close(inode, handle.0);
             reply.ok();
         });
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::base::{FileIndex, PieceRange};
 use crate::engine::HandleId;
-use crate::engine::prefetch::{FileGeometry, PrefetchConfig, Prefetcher, WindowPlan};
+use crate::engine::prefetch::{FileGeometry, Habit, PrefetchConfig, Prefetcher, WindowPlan};
 use crate::net::TorrentHandle;
 
 /// One open file.
@@ -34,11 +34,11 @@ struct Ahead {
 }
 
 impl Handle {
-    fn new(id: HandleId, torrent: TorrentHandle, file: FileIndex, config: PrefetchConfig) -> Self {
+    fn new(id: HandleId, torrent: TorrentHandle, file: FileIndex, config: PrefetchConfig, habit: Habit) -> Self {
         let layout = torrent.store().layout();
         let bytes = layout.file_bytes(file);
         let geometry = FileGeometry { bytes, start: layout.file_start(file), piece_length: layout.piece_length() };
-        let ahead = Ahead { prefetcher: Prefetcher::new(config, geometry), untold: None, told: false };
+        let ahead = Ahead { prefetcher: Prefetcher::new(config, geometry, habit), untold: None, told: false };
         Self { id, torrent, file, bytes, ahead: Mutex::new(ahead) }
     }
 
@@ -103,13 +103,16 @@ impl Ahead {
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
     open: RwLock<HashMap<u64, Arc<Handle>>>,
+    /// What the last reader to close a file has left behind.
+    habit: Mutex<Habit>,
 }
 
 impl Handles {
     /// Enters a file that is being opened.
     pub(crate) fn open(&self, torrent: &TorrentHandle, file: FileIndex, config: PrefetchConfig) -> Arc<Handle> {
         let number = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
-        let handle = Arc::new(Handle::new(HandleId(number), torrent.clone(), file, config));
+        let habit = *self.habit();
+        let handle = Arc::new(Handle::new(HandleId(number), torrent.clone(), file, config, habit));
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&handle));
         handle
     }
@@ -121,7 +124,13 @@ impl Handles {
 
     /// Takes a file out that was closed.
     pub(crate) fn close(&self, number: u64) -> Option<Arc<Handle>> {
-        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&number)
+        let handle = self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&number)?;
+        *self.habit() = handle.ahead().prefetcher.habit();
+        Some(handle)
+    }
+
+    fn habit(&self) -> MutexGuard<'_, Habit> {
+        self.habit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Number of open files.

@@ -12,6 +12,7 @@ use fuser::{MountOption, Session, SessionACL};
 
 use super::fuse::Fuse;
 use super::mountpoint::{MountInfo, prepare_mountpoint, refuse_overlap};
+use super::passthrough::Passthrough;
 use super::sys;
 use super::view::{View, ViewConfig};
 use super::watch;
@@ -88,6 +89,7 @@ pub struct Mount {
     /// Device number as `major:minor`: tells our mount from whatever else may be at the path later.
     device: Option<String>,
     view: Arc<View>,
+    passthrough: Arc<Passthrough>,
     session: Arc<SessionState>,
     unmounting: Mutex<()>,
 }
@@ -118,7 +120,9 @@ impl Mount {
         let system = |source| MountError::System { path: path.clone(), source };
         let watch = watch::spawn(Arc::clone(&view.pending)).map_err(system)?;
         // Ends the watch as well when the mount does not come about.
-        let session = open_session(&config, &path, &view).inspect_err(|_| view.stop())?;
+        let passthrough = Arc::new(Passthrough::default());
+        let fuse = Fuse::new(Arc::clone(&view), Arc::clone(&passthrough), stack_depth(torrents));
+        let session = open_session(&config, &path, fuse).inspect_err(|_| view.stop())?;
         let state = Arc::new(SessionState::default());
         let device = MountInfo::at(&path).map(|mount| mount.device);
         let served = (Arc::clone(&view), Arc::clone(&state), device.clone());
@@ -129,16 +133,14 @@ impl Mount {
                 if let Err(error) = session.run() {
                     tracing::error!(%error, "the mount has failed");
                     // It answers nothing any more: better no mount than a dead one.
-                    for place in places(device.as_deref()) {
-                        let _ = detach(&place);
-                    }
+                    device.as_deref().inspect(|device| detach_device(device));
                 }
                 view.stop();
                 let _ = watch.join();
                 state.end();
             })
             .map_err(system)?;
-        let mount = Self { path, device, view, session: state, unmounting: Mutex::new(()) };
+        let mount = Self { path, device, view, passthrough, session: state, unmounting: Mutex::new(()) };
         // When its first call returns, requests are answered.
         fs::symlink_metadata(&mount.path).map_err(|source| MountError::System { path: mount.path.clone(), source })?;
         Ok(mount)
@@ -147,6 +149,11 @@ impl Mount {
     /// The mount point, absolute.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Device number as `major:minor`, for [`detach_device`].
+    pub(crate) fn device(&self) -> Option<&str> {
+        self.device.as_deref()
     }
 
     /// Waits until the kernel has ended the mount, whoever unmounted it; after `umount -l` with the last close.
@@ -168,6 +175,9 @@ impl Mount {
         self.view.stop();
         let _one_at_a_time = self.unmounting.lock().unwrap_or_else(PoisonError::into_inner);
         let places = if self.is_mounted() { places(self.device.as_deref()) } else { Vec::new() };
+        if places.is_empty() && MountInfo::all().iter().any(|mount| Some(&mount.device) == self.device.as_ref()) {
+            tracing::warn!(path = %self.path.display(), "something else is mounted over it: left as it is");
+        }
         for place in places {
             let unmounted = match sys::unmount(&place, false) {
                 Err(error) if is_gone(&error) => Ok(()),
@@ -189,6 +199,11 @@ impl Mount {
     /// Files that are open.
     pub fn open_files(&self) -> usize {
         self.view.open_files()
+    }
+
+    /// Files of those that the kernel reads by itself: they are complete, and no read of them is seen here.
+    pub fn passthrough_files(&self) -> usize {
+        self.passthrough.files()
     }
 }
 
@@ -229,8 +244,15 @@ fn places(device: Option<&str>) -> Vec<PathBuf> {
     (0..all.len()).rev().filter(|&at| is_ours(at)).map(|at| all[at].path.clone()).collect()
 }
 
+/// Takes away now every mount of a file system that can be reached: what lies under another mount stays.
+pub(crate) fn detach_device(device: &str) {
+    for place in places(Some(device)) {
+        let _ = detach(&place);
+    }
+}
+
 /// Takes a mount away now; it ends with its last open file.
-pub(super) fn detach(path: &Path) -> io::Result<()> {
+pub(crate) fn detach(path: &Path) -> io::Result<()> {
     match sys::unmount(path, true) {
         Err(error) if is_gone(&error) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -249,7 +271,7 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT))
 }
 
-fn open_session(config: &MountConfig, path: &Path, view: &Arc<View>) -> Result<Session<Fuse>, MountError> {
+fn open_session(config: &MountConfig, path: &Path, fuse: Fuse) -> Result<Session<Fuse>, MountError> {
     let mut session = fuser::Config::default();
     let (options, allow_other) = mount_options(config)?;
     session.mount_options = options;
@@ -260,7 +282,14 @@ fn open_session(config: &MountConfig, path: &Path, view: &Arc<View>) -> Result<S
     device()?;
     // Each thread its own queue; it opens the device again, and would fail only after the mount is up.
     session.clone_fd = true;
-    Session::new(Fuse::new(Arc::clone(view)), path, &session).map_err(|source| explain(path, source))
+    Session::new(fuse, path, &session).map_err(|source| explain(path, source))
+}
+
+/// How deep file systems are stacked by a mount that hands out files of these torrents. No deeper than needed: the
+/// kernel's bound is 2, and an overlay on this mount counts as well.
+fn stack_depth(torrents: &[TorrentHandle]) -> u32 {
+    let stacked = torrents.iter().any(|torrent| sys::is_overlay(torrent.store().path_for_people()));
+    1 + u32::from(stacked)
 }
 
 /// Whether the device can be opened.

@@ -63,18 +63,18 @@ pub(super) fn refuse_overlap(path: &Path, avoid: &[(u64, u64)]) -> Result<(), Mo
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MountInfo {
+pub(crate) struct MountInfo {
     /// Device number as `major:minor`.
-    pub(super) device: String,
+    pub(crate) device: String,
     /// Where it is mounted.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Type of the file system.
-    pub(super) kind: String,
+    pub(crate) kind: String,
 }
 
 impl MountInfo {
     /// All mounts that this process sees, oldest first.
-    pub(super) fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
         text.split(|&byte| byte == b'\n').filter_map(Self::parse).collect()
     }

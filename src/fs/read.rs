@@ -103,8 +103,13 @@ impl View {
         let pieces = read.handle.pieces(read.offset, read.length as u64);
         match read.handle.torrent.store().table().pin(pieces) {
             Some(pins) => self.read_pinned(read, pins),
-            // Evicted or found altered in between.
-            None => self.again(read),
+            // Evicted or found altered in between; of that, the torrent may not have heard.
+            None => {
+                if let Some(pieces) = read.handle.torrent.store().suspect(read.handle.file) {
+                    read.handle.torrent.suspect(pieces);
+                }
+                self.again(read);
+            }
         }
     }
 

@@ -34,11 +34,21 @@ pub(crate) fn may_write(path: &Path) -> bool {
 /// Asks the file system at a path for its figures, for the sake of asking: a FUSE server answers this each time, while
 /// attributes come from the kernel's memory although the server may be gone.
 pub(crate) fn ask_figures(path: &Path) -> io::Result<()> {
+    figures(path).map(drop)
+}
+
+/// Whether a path lies on an overlay of file systems, as in containers; no when it cannot be told.
+pub(crate) fn is_overlay(path: &Path) -> bool {
+    figures(path).is_ok_and(|figures| figures.f_type == libc::OVERLAYFS_SUPER_MAGIC)
+}
+
+fn figures(path: &Path) -> io::Result<libc::statfs> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut figures = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the string ends with a zero byte, and both live through the call, which fills the structure; nobody reads it.
+    // SAFETY: the string ends with a zero byte, and both live through the call.
     if unsafe { libc::statfs(path.as_ptr(), figures.as_mut_ptr()) } == 0 {
-        Ok(())
+        // SAFETY: the call has succeeded, so it has filled the structure.
+        Ok(unsafe { figures.assume_init() })
     } else {
         Err(io::Error::last_os_error())
     }

@@ -15,6 +15,7 @@ use super::tree::{NodeIndex, NodeKind, Tree};
 use super::xattr::{self, Subject};
 use crate::engine::prefetch::PrefetchConfig;
 use crate::net::TorrentHandle;
+use crate::storage::Loan;
 
 /// How a view shows its torrents.
 #[derive(Debug, Clone, Default)]
@@ -272,6 +273,17 @@ impl View {
         let handle = self.handles.open(torrent, file, prefetch);
         torrent.opened(handle.id, file);
         Ok(handle.id.0)
+    }
+
+    /// Lends the file of a handle to the kernel, if it is complete. May wait for the disk.
+    pub(super) fn lend(&self, handle: u64) -> Option<Loan> {
+        let handle = self.handles.find(handle)?;
+        handle.torrent.store().lend(handle.file)
+    }
+
+    /// Whether the lent file of a handle has the right bytes, as far as is known.
+    pub(super) fn is_sound(&self, handle: u64, loan: &Loan) -> bool {
+        self.handles.find(handle).is_some_and(|handle| handle.torrent.store().is_sound(loan))
     }
 
     /// Closes an open file.

@@ -4,15 +4,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tracing::trace;
 
 use super::registry::Place;
-use crate::engine::{Connected, DialFailure};
-use crate::proto::wire::Handshake;
+use crate::engine::{Connected, DialFailure, Opening};
 use crate::proto::wire::handshake::{HANDSHAKE_BYTES, may_be_handshake};
+use crate::proto::wire::{Handshake, codec};
 
 /// A connection whose handshakes are done.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Greeted {
 }
 
 impl Greeted {
+    /// A connection on which nothing but handshakes has been said.
     pub(super) fn new(stream: TcpStream, addr: SocketAddr, theirs: &Handshake, place: Place) -> Self {
         let connected = Connected {
             addr,
@@ -33,15 +35,17 @@ impl Greeted {
             peer_id: theirs.peer_id,
             fast: theirs.fast(),
             extended: theirs.extended(),
+            opening: None,
         };
         Self { stream, connected, place }
     }
 }
 
-/// Connects to `addr`, says `ours` and hears theirs.
+/// Connects to `addr`, says `ours` and the opening, and hears their handshake.
 pub(super) async fn dial(
     addr: SocketAddr,
     ours: Handshake,
+    opening: Option<Opening>,
     bind: Option<IpAddr>,
     place: Place,
 ) -> Result<Greeted, DialFailure> {
@@ -53,8 +57,12 @@ pub(super) async fn dial(
         }
         Err(_) => return Err(DialFailure::Unreachable),
     };
-    match timeout(HANDSHAKE_PATIENCE, exchange(&mut stream, &ours)).await {
-        Ok(Ok(theirs)) if theirs.info_hash == ours.info_hash => Ok(Greeted::new(stream, addr, &theirs, place)),
+    match timeout(HANDSHAKE_PATIENCE, exchange(&mut stream, &ours, opening.as_ref())).await {
+        Ok(Ok(theirs)) if theirs.info_hash == ours.info_hash => {
+            let mut greeted = Greeted::new(stream, addr, &theirs, place);
+            greeted.connected.opening = opening;
+            Ok(greeted)
+        }
         _ => Err(DialFailure::Handshake),
     }
 }
@@ -69,8 +77,12 @@ async fn connect(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream
     Ok(stream)
 }
 
-async fn exchange(stream: &mut TcpStream, ours: &Handshake) -> io::Result<Handshake> {
-    stream.write_all(&ours.encode()).await?;
+async fn exchange(stream: &mut TcpStream, ours: &Handshake, opening: Option<&Opening>) -> io::Result<Handshake> {
+    let mut said = BytesMut::from(&ours.encode()[..]);
+    for message in opening.iter().flat_map(|opening| opening.messages()) {
+        codec::encode(&message, &mut said);
+    }
+    stream.write_all(&said).await?;
     let mut bytes = [0; HANDSHAKE_BYTES];
     read_handshake(stream, &mut bytes, 0, HANDSHAKE_BYTES).await?;
     Handshake::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())

@@ -62,6 +62,9 @@ pub enum HttpError {
     /// The name or the connection.
     #[error("cannot connect: {0}")]
     Connect(String),
+    /// The server is not who it should be, or nobody that is trusted here says so.
+    #[error("the certificate of the server is not accepted: {0}")]
+    Certificate(String),
     /// Nothing whole came in time.
     #[error("no answer in time")]
     Timeout,
@@ -149,7 +152,7 @@ impl HttpClient {
         };
         let client = builder().build().or_else(|error| {
             // A system without certificates can still do plain HTTP; HTTPS then trusts nobody.
-            warn!(error = innermost(&error), "no https");
+            warn!(error = innermost(&error), "no https: no certificate authority can be read (SSL_CERT_FILE, if set)");
             builder().tls_certs_only([]).build()
         });
         let client = client.map_err(|error| HttpError::Connect(innermost(&error)))?;
@@ -221,11 +224,40 @@ fn network_error(error: reqwest::Error) -> HttpError {
         }
         cause = known.source();
     }
+    if let Some(reason) = certificate_error(&error) {
+        return HttpError::Certificate(reason);
+    }
     match &error {
         error if error.is_timeout() => HttpError::Timeout,
         error if error.is_connect() => HttpError::Connect(innermost(error)),
         error => HttpError::Protocol(innermost(error)),
     }
+}
+
+/// Why a certificate was refused, if that is the cause.
+fn certificate_error(error: &reqwest::Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(known) = cause {
+        match known.downcast_ref() {
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+                return Some("nobody who is trusted here has signed it".to_owned());
+            }
+            Some(rustls::Error::InvalidCertificate(refused)) => {
+                let reason = match refused {
+                    rustls::CertificateError::Other(other) => other.0.to_string(),
+                    known => known.to_string(),
+                };
+                return Some(escape_short(reason.as_bytes(), MAX_CAUSE_CHARS));
+            }
+            _ => {}
+        }
+        // An I/O error does not name as its source what it wraps.
+        cause = match known.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => known.source(),
+        };
+    }
+    None
 }
 
 /// The last cause of an error: the outer ones name the URL.

@@ -4,6 +4,7 @@
 //! wants said is written at once. Requests are answered here: the torrent's task only says who is choked, and learns how
 //! many bytes went out. Decides nothing else.
 
+mod outgoing;
 mod receive;
 mod upload;
 
@@ -11,17 +12,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
+use self::outgoing::Outgoing;
 use self::receive::Receiver;
 use self::upload::Uploader;
 use crate::engine::{PeerEvent, PeerKey};
 use crate::proto::wire::{Message, codec};
-use crate::storage::{DiskPool, Store};
+use crate::storage::{DiskPool, StorageError, Store};
 
 /// What a peer's task tells the torrent's.
 #[derive(Debug)]
@@ -76,6 +79,10 @@ enum End {
     Wire(#[from] crate::proto::wire::WireError),
     #[error("the peer does not read")]
     Backlog,
+    #[error("in the middle of an upload: {0}")]
+    Storage(#[from] StorageError),
+    #[error("in the middle of an upload: it could not be read")]
+    Unread,
 }
 
 struct Connection {
@@ -83,7 +90,7 @@ struct Connection {
     key: PeerKey,
     receiver: Receiver,
     uploader: Uploader,
-    out: BytesMut,
+    out: Outgoing,
     /// When the last byte went out, and when last nothing was waiting to go out.
     last_write: Instant,
     /// Blocks are put into `out` up to so many bytes: more while the peer takes them fast, fewer when it is slow.
@@ -96,8 +103,8 @@ impl Connection {
             stream,
             key: peer.key,
             receiver: Receiver::new(peer.store.layout().clone()),
+            out: Outgoing::new(peer.store.clone(), peer.pool.clone()),
             uploader: Uploader::new(peer.fast, peer.store, peer.pool),
-            out: BytesMut::new(),
             last_write: Instant::now(),
             ahead_bytes: MIN_AHEAD_BYTES,
         }
@@ -112,7 +119,7 @@ impl Connection {
         tokio::pin!(timer);
         loop {
             self.uploader.fill(&mut self.out, self.ahead_bytes);
-            if self.out.len() > MAX_BACKLOG_BYTES {
+            if self.out.held_bytes() > MAX_BACKLOG_BYTES {
                 return End::Backlog;
             }
             // All arms are cancel-safe: readiness and channels.
@@ -130,9 +137,10 @@ impl Connection {
                         Err(End::Dropped)
                     }
                 },
-                ready = self.stream.writable(), if !self.out.is_empty() => {
-                    ready.and_then(|()| self.write()).map_err(End::Io)
-                }
+                ready = self.stream.writable(), if !self.out.is_empty() && !self.out.is_reading() => match ready {
+                    Ok(()) => self.write(),
+                    Err(error) => Err(End::Io(error)),
+                },
                 ready = self.stream.readable() => match ready {
                     Ok(()) => self.read(inbox).await,
                     Err(error) => Err(End::Io(error)),
@@ -140,6 +148,11 @@ impl Connection {
                 block = self.uploader.cold_block() => {
                     self.uploader.finish(block, &mut self.out);
                     Ok(())
+                }
+                read = self.out.read() => {
+                    // It was we who kept the peer waiting.
+                    self.last_write = Instant::now();
+                    if read { Ok(()) } else { Err(End::Unread) }
                 }
                 () = timer.as_mut() => {
                     let turn = self.tick(inbox).await;
@@ -157,7 +170,7 @@ impl Connection {
     /// Puts messages of the torrent's task into the buffer, and acts on those that concern uploads.
     fn send(&mut self, messages: &[Message]) {
         for message in messages {
-            codec::encode(message, &mut self.out);
+            codec::encode(message, self.out.bytes());
             self.uploader.sent(message, &mut self.out);
         }
     }
@@ -166,16 +179,17 @@ impl Connection {
     async fn read(&mut self, inbox: &mpsc::Sender<FromPeer>) -> Result<(), End> {
         match self.receiver.read(&self.stream) {
             Ok(0) => return Err(End::Closed),
+            // Whoever sends with Nagle's algorithm holds the end of a block back until what came before is acknowledged,
+            // which the kernel would put off for 40 ms (tcp(7): the option is not permanent).
+            Ok(read) if read < BULK_BYTES => drop(SockRef::from(&self.stream).set_tcp_quickack(true)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(End::Io(error)),
         }
         loop {
-            let mut events = Vec::new();
+            // What was sent is told first: a message may end the connection, and with it whoever listens.
+            let mut events: Vec<_> = self.uploader.take_uploaded().into_iter().collect();
             let decoded = self.decode(&mut events);
-            if let Some(uploaded) = self.uploader.take_uploaded() {
-                events.push(uploaded);
-            }
             if !events.is_empty() {
                 self.pass_on(events, inbox).await?;
             }
@@ -195,7 +209,7 @@ impl Connection {
                 Ok(Some(Message::Request(request))) => {
                     requested = true;
                     self.uploader.request(request, &mut self.out);
-                    if self.out.len() > MAX_BACKLOG_BYTES {
+                    if self.out.held_bytes() > MAX_BACKLOG_BYTES {
                         result = Err(End::Backlog);
                         break;
                     }
@@ -231,20 +245,23 @@ impl Connection {
     }
 
     /// Writes as much as the socket takes.
-    fn write(&mut self) -> io::Result<()> {
-        match self.stream.try_write(&self.out) {
+    fn write(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if !self.out.prepare(now.into_std())? {
+            return Ok(());
+        }
+        match self.stream.try_io(Interest::WRITABLE, || self.out.send(now.into_std(), &self.stream)) {
             Ok(written) => {
-                self.last_write = Instant::now();
+                self.last_write = now;
                 self.ahead_bytes = if written == self.out.len() {
                     (self.ahead_bytes * 2).min(MAX_AHEAD_BYTES)
                 } else {
                     (self.ahead_bytes / 2).max(MIN_AHEAD_BYTES)
                 };
-                self.out.advance(written);
-                Ok(())
+                self.out.advance(written).map_err(End::Storage)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(End::Io(error)),
         }
     }
 
@@ -255,14 +272,15 @@ impl Connection {
             self.write()?;
         }
         let idle = self.last_write.elapsed();
-        if !self.out.is_empty() && idle > WRITE_PATIENCE {
+        if !self.out.is_empty() && !self.out.is_reading() && idle > WRITE_PATIENCE {
             return Err(End::Backlog);
         }
         if self.out.is_empty() && idle > KEEP_ALIVE {
-            codec::encode(&Message::KeepAlive, &mut self.out);
+            codec::encode(&Message::KeepAlive, self.out.bytes());
         }
         if self.out.is_empty() && idle > TICK {
-            self.out = BytesMut::new();
+            self.out.shrink();
+            self.uploader.shrink();
         }
         self.receiver.shrink();
         match self.uploader.take_uploaded() {
@@ -284,15 +302,18 @@ impl Connection {
 
 /// How often a connection looks at the time.
 const TICK: Duration = Duration::from_secs(10);
+/// A read of so much is amid a stream of data, where acknowledgements flow by themselves.
+const BULK_BYTES: usize = 64 * 1024;
 /// Uploads are reported no later than this.
 const REPORT: Duration = Duration::from_millis(500);
 /// Nothing written for so long: send a keep-alive. Others drop us after two minutes.
 const KEEP_ALIVE: Duration = Duration::from_secs(95);
 /// A peer that takes nothing for so long is given up.
 const WRITE_PATIENCE: Duration = Duration::from_secs(60);
-/// Bounds of the blocks that wait in user space for the socket.
+/// Bounds of what waits in line for the socket; of it, as much as `upload` says in memory of ours. With 1 MiB a fast peer
+/// costs 10 to 20 % less than with 256 KiB (measured on loopback): fewer calls and wake-ups.
 const MIN_AHEAD_BYTES: usize = 32 * 1024;
-const MAX_AHEAD_BYTES: usize = 256 * 1024;
+const MAX_AHEAD_BYTES: usize = 1024 * 1024;
 /// More unsent bytes than this, and the peer is not reading what it provokes (I7).
 const MAX_BACKLOG_BYTES: usize = 1024 * 1024;
 /// Events in one message to the torrent's task (I7).

@@ -29,7 +29,8 @@ use super::torrent_handle::{PendingRead, Request, Requests};
 use super::tracker_client::TrackerClient;
 use crate::base::Bitfield;
 use crate::engine::{
-    AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, PeerKey, Ticket, Torrent, TrackerId,
+    AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, Opening, PeerKey, Ticket, Torrent,
+    TrackerId,
 };
 use crate::proto::wire::{Handshake, Message};
 use crate::storage::{DiskPool, Lane, PieceState, Store};
@@ -112,6 +113,7 @@ async fn live(
         dialling: 0,
         from_peers_sender,
         disk_sender,
+        disk_trouble: disk::Trouble::default(),
         maintaining: Arc::new(AtomicBool::new(false)),
         turns: 0,
         stopping: None,
@@ -169,6 +171,7 @@ struct TorrentTask {
     dialling: usize,
     from_peers_sender: mpsc::Sender<FromPeer>,
     disk_sender: mpsc::Sender<DiskDone>,
+    disk_trouble: disk::Trouble,
     maintaining: Arc<AtomicBool>,
     turns: u64,
     /// Set when the torrent ends: no later than this.
@@ -245,6 +248,7 @@ impl TorrentTask {
                 _ = disk_done.recv_many(&mut completions, MAX_PORTION) => {
                     let now = now();
                     for done in completions.drain(..) {
+                        self.disk_trouble.note(now, &done);
                         self.engine.handle_disk_done(now, done);
                     }
                 }
@@ -380,7 +384,7 @@ impl TorrentTask {
                         let _ = outbox.sender.send(outbox.batch);
                     }
                 }
-                Effect::Dial(addr) => self.dial(addr),
+                Effect::Dial { addr, opening } => self.dial(addr, opening),
                 Effect::Disk(job) => {
                     disk::submit(job, self.life, &self.tools.store, &self.tools.pool, &self.disk_sender);
                 }
@@ -408,13 +412,13 @@ impl TorrentTask {
         }
     }
 
-    fn dial(&mut self, addr: SocketAddr) {
+    fn dial(&mut self, addr: SocketAddr, opening: Option<Opening>) {
         let place = self.tools.registry.outgoing().filter(|_| self.dialling < MAX_DIALLING && self.stopping.is_none());
         let Some(place) = place else { return self.engine.handle_dial_failed(now(), addr, DialFailure::Busy) };
         self.dialling += 1;
         let (handshake, bind) = (self.tools.handshake, self.tools.bind);
-        let task =
-            self.errands.spawn(async move { ErrandDone::Dialled(dial::dial(addr, handshake, bind, place).await) });
+        let dialling = dial::dial(addr, handshake, opening, bind, place);
+        let task = self.errands.spawn(async move { ErrandDone::Dialled(dialling.await) });
         self.errand_names.insert(task.id(), Errand::Dial(addr));
     }
 
@@ -481,7 +485,7 @@ fn now() -> std::time::Instant {
 /// A torrent whose brain fails is rebuilt once.
 const LIVES: u32 = 2;
 /// Batches from peers that wait; each holds at most what one read brought, so this bounds their memory (I7).
-const PEER_QUEUE: usize = 32;
+const PEER_QUEUE: usize = 12;
 /// Completions that wait; disk threads wait for a place.
 const DISK_QUEUE: usize = 256;
 /// Things of one kind handled in one turn.

@@ -3,10 +3,13 @@
 pub(crate) mod disk;
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::sys::Mapping;
 use crate::base::FileIndex;
 
 /// What tells whether a file is still as somebody left it. Any write, truncation or replacement moves part of it.
@@ -45,6 +48,18 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
     /// As [`read_at`](Self::read_at), from memory alone; `None` when that would have to wait.
     fn read_now_at(&self, file: FileIndex, offset: u64, buffer: &mut [u8]) -> io::Result<Option<usize>>;
 
+    /// A mapping that covers a range of at least one byte, inside the file; `old` if it does. `None` where the bytes have
+    /// to be read instead, and when this would have to wait. Whether they are in memory is not looked at.
+    fn map_now(
+        &self,
+        _file: FileIndex,
+        _offset: u64,
+        _length: usize,
+        _old: Option<&Arc<Mapping>>,
+    ) -> Option<Arc<Mapping>> {
+        None
+    }
+
     /// Writes all slices, which are used up.
     fn write_vectored_at(&self, file: FileIndex, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()>;
 
@@ -68,6 +83,12 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
 
     /// The file was replaced: drop what is open of the old one.
     fn forget(&self, file: FileIndex);
+
+    /// The open file, for the kernel to read it by itself, and what it is. May be refused.
+    fn lend(&self, file: FileIndex) -> io::Result<(Arc<File>, Identity)>;
+
+    /// Whether anybody but us has the file open or mapped; `None` when that cannot be told.
+    fn is_held(&self, file: FileIndex) -> Option<bool>;
 
     /// The path of a file, for messages.
     fn path(&self, file: FileIndex) -> PathBuf;

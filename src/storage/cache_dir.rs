@@ -3,6 +3,8 @@
 //! A slot belongs to one torrent and, while its lock is held, to one process (I4). Choosing one never fails because of
 //! what others hold or left behind: there is always a next one.
 
+mod aside;
+
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
@@ -11,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use self::aside::{put_aside, put_odd_aside};
 use super::sys::{self, Open};
 use super::{StorageError, io_error};
 use crate::base::InfoHash;
@@ -70,7 +73,7 @@ impl CacheDir {
         wanted: Use,
         warnings: &mut Vec<String>,
     ) -> Result<Slot, StorageError> {
-        let _global = self.lock_globally()?;
+        let _global = self.lock_globally(warnings)?;
         for number in 1..=MAX_SLOTS {
             let name = match number {
                 1 => torrent.to_string(),
@@ -78,11 +81,19 @@ impl CacheDir {
             };
             let path = self.path.join(&name);
             match self.try_slot(&name, &path, wanted).map_err(io_error("open", &path))? {
-                Attempt::Taken(slot) => return Ok(slot),
+                Attempt::Taken(slot) => {
+                    if let Err(error) = put_odd_aside(&slot.dir, &path, |name| name != DATA, warnings) {
+                        warnings.push(format!("{}: {error}", path.display()));
+                    }
+                    return Ok(slot);
+                }
                 Attempt::Owned(owner) => {
                     warnings.push(format!("{} is in use by {owner}; a slot beside it is used", path.display()));
                 }
                 Attempt::Unfit => {}
+                Attempt::Broken(reason) => {
+                    warnings.push(format!("{} cannot be used ({reason}); a slot beside it is used", path.display()));
+                }
             }
         }
         Err(io_error("lock", &self.path.join(torrent.to_string()))(io::ErrorKind::ResourceBusy.into()))
@@ -95,14 +106,18 @@ impl CacheDir {
                 _ => {}
             }
             let dir = match sys::open_at(&self.dir, OsStr::new(name), Open::Directory) {
-                // Something that is no directory has the name, or it was removed this moment.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
-                    return Ok(Attempt::Unfit);
-                }
+                // It was removed this moment.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_odd(&error) => return Ok(Attempt::Broken(error.to_string())),
                 other => other?,
             };
-            let lock = sys::open_at(&dir, OsStr::new(LOCK), Open::Create)?;
+            // Without its lock nothing in a slot is touched, so a lock that cannot be had is left as it is.
+            let lock = match sys::open_at(&dir, OsStr::new(LOCK), Open::Create) {
+                Ok(lock) if sys::status_of(&lock)?.regular => lock,
+                Ok(_) => return Ok(Attempt::Broken(format!("{LOCK} is no regular file"))),
+                Err(error) if is_odd(&error) => return Ok(Attempt::Broken(format!("{LOCK}: {error}"))),
+                Err(error) => return Err(error),
+            };
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(Attempt::Owned(owner_text(&lock))),
@@ -132,9 +147,15 @@ impl CacheDir {
 
     /// The lock for steps that concern several slots. Held for milliseconds; when it cannot be had for long (its owner
     /// is stopped) we go on without: the slots' own locks still keep processes apart.
-    fn lock_globally(&self) -> Result<Option<File>, StorageError> {
+    fn lock_globally(&self, warnings: &mut Vec<String>) -> Result<Option<File>, StorageError> {
         let path = self.path.join(GLOBAL_LOCK);
-        let lock = sys::open_at(&self.dir, OsStr::new(GLOBAL_LOCK), Open::Create).map_err(io_error("open", &path))?;
+        let lock = match sys::open_at(&self.dir, OsStr::new(GLOBAL_LOCK), Open::Create) {
+            Err(error) if is_odd(&error) => {
+                warnings.push(format!("{} cannot be used ({error}): remove it", path.display()));
+                return Ok(None);
+            }
+            other => other.map_err(io_error("open", &path))?,
+        };
         let until = Instant::now() + GLOBAL_PATIENCE;
         loop {
             match lock.try_lock() {
@@ -154,8 +175,22 @@ impl Slot {
         self.lock.write_all_at(text.as_bytes(), 0)
     }
 
-    /// Opens the directory `data`, making it if need be.
-    pub(crate) fn data_dir(&self) -> io::Result<File> {
+    /// Opens the directory `data`, making it if need be. What lies there and cannot be ours is put aside.
+    pub(crate) fn data_dir(&self, warnings: &mut Vec<String>) -> io::Result<File> {
+        let (name, path) = (OsStr::new(DATA), self.path.join(DATA));
+        let data = match self.open_data() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+                let new = put_aside(&self.dir, name)?;
+                warnings.push(format!("{} is no directory: renamed to {}", path.display(), new.display()));
+                self.open_data()?
+            }
+            other => other?,
+        };
+        put_odd_aside(&data, &path, |name| name.parse::<u32>().is_ok(), warnings)?;
+        Ok(data)
+    }
+
+    fn open_data(&self) -> io::Result<File> {
         match sys::make_dir_at(&self.dir, OsStr::new(DATA)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => sys::open_at(&self.dir, OsStr::new(DATA), Open::Directory),
@@ -197,6 +232,16 @@ enum Attempt {
     /// By whom, as they say.
     Owned(String),
     Unfit,
+    /// Something is in the way; what it is.
+    Broken(String),
+}
+
+/// Whether an error says that something which is not ours has the name.
+fn is_odd(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTDIR | libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EACCES | libc::EPERM)
+    )
 }
 
 fn is_same(open: &File, named: Option<sys::FileStatus>) -> io::Result<bool> {
@@ -259,7 +304,7 @@ mod tests {
     fn slots_of_the_two_uses_are_kept_apart() {
         let temp = tempfile::tempdir().unwrap();
         let cache = CacheDir::open(temp.path()).unwrap();
-        taken(&cache, Use::Cache).0.data_dir().unwrap();
+        taken(&cache, Use::Cache).0.data_dir(&mut Vec::new()).unwrap();
         let (slot, warnings) = taken(&cache, Use::Adopted);
         assert!(slot.path.ends_with(format!("{HASH}.2")) && warnings.is_empty());
         sys::open_at(&slot.dir, OsStr::new(ADOPTED), Open::Create).unwrap();
@@ -274,6 +319,49 @@ mod tests {
         let cache = CacheDir::open(temp.path()).unwrap();
         std::fs::write(temp.path().join(HASH.to_string()), "in the way").unwrap();
         std::os::unix::fs::symlink("/", temp.path().join(format!("{HASH}.2"))).unwrap();
-        assert!(taken(&cache, Use::Cache).0.path.ends_with(format!("{HASH}.3")));
+        let (slot, warnings) = taken(&cache, Use::Cache);
+        assert!(slot.path.ends_with(format!("{HASH}.3")));
+        assert!(warnings.len() == 2 && warnings[0].contains(&HASH.to_string()), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_ours_is_put_aside_and_never_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("0"), "theirs").unwrap();
+        let cache = CacheDir::open(temp.path()).unwrap();
+        let slot = temp.path().join(HASH.to_string());
+        for round in 1..=3 {
+            std::fs::create_dir_all(slot.join("data/1")).unwrap();
+            std::fs::create_dir(slot.join("state")).unwrap();
+            std::fs::create_dir(slot.join("data/notes")).unwrap();
+            std::os::unix::fs::symlink(outside.path().join("0"), slot.join("data/0")).unwrap();
+            let (taken, mut warnings) = taken(&cache, Use::Cache);
+            taken.data_dir(&mut warnings).unwrap();
+            assert!(taken.path.ends_with(HASH.to_string()), "the same slot");
+            assert_eq!(warnings.len(), 3, "{warnings:?}");
+            for name in ["state", "data/0", "data/1"] {
+                assert!(warnings.iter().any(|warning| warning.contains(name)), "{name}: {warnings:?}");
+                assert!(slot.join(name).symlink_metadata().is_err(), "{name}");
+            }
+            std::fs::remove_dir(slot.join("data/notes")).unwrap();
+            assert_eq!(slot.join("data").read_dir().unwrap().count(), 2 * round);
+        }
+        std::fs::remove_dir_all(slot.join("data")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), slot.join("data")).unwrap();
+        let (taken, mut warnings) = taken(&cache, Use::Cache);
+        taken.data_dir(&mut warnings).unwrap();
+        assert!(slot.join("data").symlink_metadata().unwrap().is_dir());
+        assert_eq!(std::fs::read(outside.path().join("0")).unwrap(), b"theirs");
+        drop(taken);
+        std::fs::remove_file(slot.join(LOCK)).unwrap();
+        std::fs::create_dir(slot.join(LOCK)).unwrap();
+        std::fs::remove_file(temp.path().join(GLOBAL_LOCK)).unwrap();
+        std::os::unix::fs::symlink("nowhere", temp.path().join(GLOBAL_LOCK)).unwrap();
+        let mut warnings = Vec::new();
+        let taken = cache.take_slot(HASH, Use::Cache, &mut warnings).unwrap();
+        assert!(taken.path.ends_with(format!("{HASH}.2")));
+        assert!(warnings.len() == 2 && warnings[0].contains(GLOBAL_LOCK), "{warnings:?}");
+        assert!(warnings[1].contains(LOCK), "{warnings:?}");
     }
 }

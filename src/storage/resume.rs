@@ -33,6 +33,8 @@ pub(crate) struct Ledger(Mutex<Entries>);
 pub(crate) struct Entries {
     /// Bounded by the number of pieces verified between two calls of `maintain`; dropped while there is no journal.
     pub(crate) pending: Vec<Record>,
+    /// How often something was found altered: what was hashed across such a find may be no more.
+    pub(crate) doubts: u64,
     /// Files that have moved since their last stamp.
     pub(crate) unstamped: BTreeSet<FileIndex>,
     /// Files with bytes that may not be on the disk.
@@ -46,6 +48,10 @@ pub(crate) struct Entries {
 impl Ledger {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn doubts(&self) -> u64 {
+        self.lock().doubts
     }
 
     /// Bytes were written to a file. To be called before any piece of theirs is entered as held.

@@ -1,6 +1,9 @@
 //! One torrent's files on disk: what others call. Opening, reading and writing have modules of their own.
 
+mod glance;
+mod loan;
 mod open;
+mod pages;
 mod read;
 mod tracks;
 mod write;
@@ -13,6 +16,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use self::glance::Glances;
+pub use self::loan::Loan;
+pub(crate) use self::pages::Pages;
 use self::tracks::{Look, Tracks};
 use self::write::InProgress;
 use super::backing::disk::is_gone;
@@ -74,6 +80,7 @@ pub struct Store {
     table: Arc<PieceTable>,
     backing: Box<dyn Backing>,
     tracks: Tracks,
+    glances: Glances,
     /// Pieces that are being written. Each entry is locked by itself.
     progress: Mutex<HashMap<PieceIndex, Arc<InProgress>>>,
     /// Files found altered that nobody has been told of.
@@ -89,6 +96,8 @@ pub struct Store {
     /// The slot's small files.
     notes: Arc<dyn StateFiles>,
     closed: AtomicBool,
+    /// A file was lent to the kernel in the life of this store.
+    has_lent: AtomicBool,
     /// Runs being written now.
     writing: AtomicUsize,
     hashed_pieces: AtomicU64,
@@ -144,12 +153,14 @@ impl Store {
         self.read_file(pins, file, offset, buffer)
     }
 
-    /// As [`try_read_now`](Self::try_read_now), for a range inside a piece, across files; padding reads as zeros.
+    /// As [`try_read_now`](Self::try_read_now), for a range inside a piece, across files, that is sent to a peer; padding
+    /// reads as zeros. It leaves files to [`read_block`](Self::read_block) that were not looked at for a second.
     pub fn try_read_block_now(&self, pins: &Pins, block: BlockRef, buffer: &mut [u8]) -> Result<bool, StorageError> {
         self.read_spans_now(pins, block, buffer)
     }
 
-    /// As [`read`](Self::read), for a range inside a piece, across files; padding reads as zeros.
+    /// As [`read`](Self::read), for a range inside a piece, across files, that is sent to a peer; padding reads as zeros.
+    /// A file is looked at once a second before: readers of the mount look when they open it, peers never do.
     pub fn read_block(&self, pins: &Pins, block: BlockRef, buffer: &mut [u8]) -> Result<(), StorageError> {
         self.read_spans(pins, block, buffer)
     }
@@ -230,8 +241,8 @@ impl Store {
         lock(&self.resume).checkpoint(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
 
-    /// Gives the bytes of a present piece back to the filesystem, unless somebody has pinned it; false when it was
-    /// pinned or not present. Files that are somebody else's are never touched (I4).
+    /// Gives the bytes of a present piece back to the filesystem, unless somebody has pinned it, or has a file of it open
+    /// or mapped past us; false then, and when it was not present. Files that are somebody else's are never touched (I4).
     pub fn evict(&self, piece: PieceIndex) -> Result<bool, StorageError> {
         self.evict_piece(piece)
     }
@@ -290,19 +301,21 @@ impl Store {
     }
 
     fn distrust_pieces(&self, file: FileIndex, pieces: PieceRange) {
+        // Marked first, doubted then: whoever is about to speak a verdict sees the one or the other.
+        let progress: Vec<_> = {
+            let progress = lock(&self.progress);
+            progress.iter().filter(|(piece, _)| pieces.contains(**piece)).map(|(_, entry)| Arc::clone(entry)).collect()
+        };
+        progress.iter().for_each(|entry| entry.reread());
         let lost = {
             let mut ledger = self.ledger.lock();
+            ledger.doubts += 1;
             let lost = pieces.iter().filter(|&piece| self.table.set_unchecked(piece)).count();
             if lost > 0 {
                 ledger.pending.push(Record::Unsure(pieces));
             }
             lost
         };
-        let progress: Vec<_> = {
-            let progress = lock(&self.progress);
-            progress.iter().filter(|(piece, _)| pieces.contains(**piece)).map(|(_, entry)| Arc::clone(entry)).collect()
-        };
-        progress.iter().for_each(|entry| entry.reread());
         if lost > 0 {
             tracing::warn!(path = %self.backing.path(file).display(), pieces = lost, "altered by somebody else");
             lock(&self.altered).insert(file);

@@ -1,11 +1,13 @@
 //! The calls that the standard library lacks, each in a safe wrapper: paths relative to an open directory, reads from
-//! the page cache alone, holes. Decides nothing.
+//! the page cache alone, pages of files for sockets, holes. Decides nothing.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 /// What a file is and what was last done to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +28,11 @@ pub(crate) struct FileStatus {
 /// The longest list that one `pwritev` takes (`UIO_MAXIOV` of Linux).
 pub(crate) const IOV_MAX: usize = 1024;
 
-/// How [`open_at`] opens; all of them refuse a symlink as the last component and close on exec.
+/// How [`open_at`] opens; all of them refuse a symlink as the last component, never wait for the other end of a pipe, and
+/// close on exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Open {
-    /// For reading; never waits for a writer of a pipe.
+    /// For reading.
     Read,
     /// For reading and writing.
     Write,
@@ -46,7 +49,7 @@ pub(crate) enum Open {
 /// Opens `name` below `dir`.
 pub(crate) fn open_at(dir: impl AsFd, name: &OsStr, how: Open) -> io::Result<File> {
     let flags = match how {
-        Open::Read => libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY,
+        Open::Read => libc::O_RDONLY,
         Open::Write => libc::O_RDWR,
         Open::Create => libc::O_RDWR | libc::O_CREAT,
         Open::Truncate => libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC,
@@ -54,7 +57,7 @@ pub(crate) fn open_at(dir: impl AsFd, name: &OsStr, how: Open) -> io::Result<Fil
         Open::Directory => libc::O_RDONLY | libc::O_DIRECTORY,
     };
     let name = c_name(name)?;
-    let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
     // SAFETY: the name ends in NUL and lives through the call; the mode is passed as `openat` expects it.
     let fd = retry(|| unsafe { libc::openat(dir.as_fd().as_raw_fd(), name.as_ptr(), flags, 0o600) })?;
     // SAFETY: the call has just returned this descriptor, nobody else has it.
@@ -110,6 +113,19 @@ pub(crate) fn unlink_at(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
 
 /// The names in `dir`, without `.` and `..`.
 pub(crate) fn names_in(dir: impl AsFd) -> io::Result<Vec<CString>> {
+    names_where(dir, |_| true)
+}
+
+/// Of the names in `dir` those of anything but regular files. Costs no look at each, where the filesystem notes types in
+/// its directories.
+pub(crate) fn irregular_in(dir: impl AsFd) -> io::Result<Vec<CString>> {
+    let mut names = names_where(&dir, |kind| kind != libc::DT_REG)?;
+    let status = |name: &CString| status_at(&dir, OsStr::from_bytes(name.to_bytes())).ok().flatten();
+    names.retain(|name| status(name).is_some_and(|status| !status.regular));
+    Ok(names)
+}
+
+fn names_where(dir: impl AsFd, keep: impl Fn(u8) -> bool) -> io::Result<Vec<CString>> {
     // A descriptor of its own: reading moves its position, and `closedir` closes it.
     let fd: OwnedFd = open_at(dir, OsStr::new("."), Open::Directory)?.into();
     // SAFETY: the descriptor is open and ours; it belongs to the stream from here on if the call succeeds.
@@ -129,8 +145,8 @@ pub(crate) fn names_in(dir: impl AsFd) -> io::Result<Vec<CString>> {
             break if error.raw_os_error() == Some(0) { Ok(names) } else { Err(error) };
         }
         // SAFETY: the entry is valid until the next call on the stream, its name ends in NUL.
-        let name = unsafe { CStr::from_ptr((*entry).d_name.as_ptr()) };
-        if name != c"." && name != c".." {
+        let (name, kind) = unsafe { (CStr::from_ptr((*entry).d_name.as_ptr()), (*entry).d_type) };
+        if name != c"." && name != c".." && keep(kind) {
             names.push(name.to_owned());
         }
     };
@@ -152,6 +168,142 @@ pub(crate) fn read_now(file: &File, buffer: &mut [u8], offset: u64) -> io::Resul
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINTR | libc::ENOSYS | libc::EINVAL) => Ok(None),
         _ => Err(error),
+    }
+}
+
+/// A range of a file in our address space, for the kernel to copy from: [`send`] is all that it is good for.
+///
+/// The process itself never looks into it. A page that is gone (the file was cut) is then an error of the call,
+/// `EFAULT`; to an access of ours it would be `SIGBUS`.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    file: Arc<File>,
+    /// Where it begins, in memory and in the file: on a page's edge.
+    address: usize,
+    offset: u64,
+    length: usize,
+    /// Whether `mincore` tells the truth of this file: of others' it calls every page resident.
+    ours: bool,
+}
+
+impl Mapping {
+    /// Maps at least `length` bytes from `offset`, not 0. Reads nothing.
+    pub(crate) fn new(file: Arc<File>, offset: u64, length: usize) -> io::Result<Self> {
+        let before = offset % page_bytes();
+        let (offset, length) = (offset - before, length + before as usize);
+        // SAFETY: takes numbers only.
+        let flags = retry(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
+        // SAFETY: takes nothing.
+        let user = unsafe { libc::geteuid() };
+        let ours = flags & libc::O_ACCMODE == libc::O_RDWR || file.metadata()?.uid() == user;
+        let (read, shared, at) = (libc::PROT_READ, libc::MAP_SHARED, position(offset)?);
+        // SAFETY: the kernel chooses where, so that nothing else is overlaid; no reference into it is ever made.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), length, read, shared, file.as_raw_fd(), at) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { file, address: address as usize, offset, length, ours })
+    }
+
+    /// Whether the range is of this very file, and inside.
+    pub(crate) fn covers(&self, file: &Arc<File>, offset: u64, length: usize) -> bool {
+        Arc::ptr_eq(&self.file, file) && self.part(offset, length).is_some()
+    }
+
+    /// Whether all pages of the range are in memory; false when that cannot be told.
+    pub(crate) fn is_resident(&self, offset: u64, length: usize) -> bool {
+        let Some(part) = self.part(offset, length) else { return false };
+        let page_bytes = page_bytes() as usize;
+        let start = part.start - part.start % page_bytes;
+        let pages = (part.end - start).div_ceil(page_bytes);
+        if !self.ours {
+            let first = self.offset + start as u64;
+            let mut byte = [0];
+            return (0..pages).all(|page| {
+                matches!(read_now(&self.file, &mut byte, first + (page * page_bytes) as u64), Ok(Some(1)))
+            });
+        }
+        let mut states = [0_u8; 64];
+        (0..pages).step_by(states.len()).all(|page| {
+            let count = states.len().min(pages - page);
+            let at = self.address + start + page * page_bytes;
+            // SAFETY: the pages lie inside the mapping; the buffer has a byte for each and lives through the call.
+            let told = unsafe { libc::mincore(at as *mut _, count * page_bytes, states.as_mut_ptr()) };
+            told == 0 && states[..count].iter().all(|state| state & 1 == 1)
+        })
+    }
+
+    /// Lets go of all pages, so that [`drop_cached`] can have them; a later use takes them up again.
+    pub(crate) fn let_go(&self) {
+        // SAFETY: the range is all of the mapping, shared and of a file: its pages can be had again from there.
+        unsafe { libc::madvise(self.address as *mut _, self.length, libc::MADV_DONTNEED) };
+    }
+
+    /// The length of the file now.
+    pub(crate) fn file_bytes(&self) -> io::Result<u64> {
+        status_of(&*self.file).map(|status| status.size)
+    }
+
+    /// A range of the file as a range of the mapping.
+    fn part(&self, offset: u64, length: usize) -> Option<std::ops::Range<usize>> {
+        let start = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
+        let end = start.checked_add(length)?;
+        (end <= self.length).then_some(start..end)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is what `mmap` gave, and nothing refers to it.
+        unsafe { libc::munmap(self.address as *mut _, self.length) };
+    }
+}
+
+/// What [`send`] is to send.
+#[derive(Debug)]
+pub(crate) enum Part<'a> {
+    Bytes(&'a [u8]),
+    /// Bytes of a file, from an offset in it.
+    Mapped {
+        mapping: &'a Mapping,
+        offset: u64,
+        length: usize,
+    },
+}
+
+/// Sends as much of the parts as a socket takes now (of the first [`IOV_MAX`]); how many bytes that was.
+///
+/// All of it has been copied on return, nothing refers to the files' pages any more: what is written, cut or punched
+/// afterwards is not what the peer gets.
+///
+/// # Errors
+/// `EFAULT` when the first byte lies in a page that the file does not have any more.
+pub(crate) fn send(socket: impl AsFd, parts: &[Part<'_>]) -> io::Result<usize> {
+    let mut slices = Vec::with_capacity(parts.len().min(IOV_MAX));
+    for part in parts.iter().take(IOV_MAX) {
+        slices.push(match *part {
+            Part::Bytes(bytes) => libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() },
+            Part::Mapped { mapping, offset, length } => {
+                let part = mapping.part(offset, length).ok_or(io::ErrorKind::InvalidInput)?;
+                libc::iovec { iov_base: (mapping.address + part.start) as *mut _, iov_len: part.len() }
+            }
+        });
+    }
+    // SAFETY: all zeros is an empty header.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = slices.as_mut_ptr();
+    header.msg_iovlen = slices.len() as _;
+    loop {
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: the header names `slices`, which name borrowed bytes or parts of borrowed mappings; the call only reads.
+        let sent = unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &header, flags) };
+        if sent >= 0 {
+            return Ok(sent as usize);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
 }
 
@@ -188,14 +340,31 @@ pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     retry(|| unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) }).map(drop)
 }
 
+/// Whether anybody but this descriptor has the file open or mapped; `None` when the filesystem cannot tell. Asked by a
+/// lease, which the kernel gives to nobody else's knowledge: a mapping that the kernel made past us outlives its handle.
+pub(crate) fn is_held(file: &File) -> Option<bool> {
+    let fd = file.as_raw_fd();
+    // SAFETY: takes numbers only.
+    let lease = |kind: libc::c_int| retry(|| unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) });
+    // Whoever opens the file in this very moment waits until the lease is back. The signal that tells us so is to be one
+    // that is ignored by default: SIGIO would end the process.
+    // SAFETY: takes numbers only.
+    retry(|| unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) }).ok()?;
+    match lease(libc::F_WRLCK) {
+        Ok(_) => lease(libc::F_UNLCK).map(|_| false).ok(),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Some(true),
+        Err(_) => None,
+    }
+}
+
 /// Waits until everything that was written to a filesystem is on its disk.
 pub(crate) fn sync_filesystem(of: &File) -> io::Result<()> {
     // SAFETY: takes a number only.
     retry(|| unsafe { libc::syncfs(of.as_raw_fd()) }).map(drop)
 }
 
-/// Drops a file's clean pages from the page cache. After a failed sync they are clean but were never written: what is
-/// read next has to be what the disk has. Best effort.
+/// Drops a file's clean pages from the page cache, those that a [`Mapping`] holds excepted. After a failed sync they are
+/// clean but were never written: what is read next has to be what the disk has. Best effort.
 pub(crate) fn drop_cached(file: &File) {
     // SAFETY: takes numbers only.
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
@@ -224,6 +393,14 @@ pub(crate) fn descriptor_limit() -> u64 {
         _ => 256,
     }
 }
+
+fn page_bytes() -> u64 {
+    // SAFETY: takes a number only.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1)
+}
+
+/// From `<fcntl.h>`, the same on every architecture.
+const F_SETSIG: libc::c_int = 10;
 
 fn file_status(stat: &libc::stat) -> FileStatus {
     FileStatus {
@@ -259,96 +436,4 @@ fn retry(mut call: impl FnMut() -> libc::c_int) -> io::Result<libc::c_int> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{FileExt, PermissionsExt};
-
-    use super::*;
-
-    fn directory() -> (tempfile::TempDir, File) {
-        let temp = tempfile::tempdir().unwrap();
-        let dir = File::open(temp.path()).unwrap();
-        (temp, dir)
-    }
-
-    fn name(text: &str) -> &OsStr {
-        OsStr::new(text)
-    }
-
-    #[test]
-    fn files_are_made_for_us_alone_and_symlinks_are_refused() {
-        let (temp, dir) = directory();
-        open_at(&dir, name("file"), Open::Create).unwrap();
-        make_dir_at(&dir, name("sub")).unwrap();
-        let mode = |name: &str| temp.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("file") & 0o177, mode("sub") & 0o077), (0, 0));
-        std::os::unix::fs::symlink("file", temp.path().join("link")).unwrap();
-        for how in [Open::Read, Open::Write, Open::Create, Open::Truncate, Open::Append] {
-            assert_eq!(open_at(&dir, name("link"), how).unwrap_err().raw_os_error(), Some(libc::ELOOP), "{how:?}");
-        }
-        assert!(!status_at(&dir, name("link")).unwrap().unwrap().regular);
-        assert!(open_at(&dir, name("file"), Open::Directory).is_err());
-        assert!(open_at(&dir, OsStr::from_bytes(b"a\0b"), Open::Read).is_err());
-    }
-
-    #[test]
-    fn names_and_states_are_told_renamed_and_removed() {
-        let (_temp, dir) = directory();
-        open_at(&dir, name("a"), Open::Create).unwrap().set_len(5).unwrap();
-        rename_at(&dir, name("a"), name("b")).unwrap();
-        assert_eq!(names_in(&dir).unwrap(), [c"b".to_owned()]);
-        assert_eq!(names_in(&dir).unwrap().len(), 1, "a second look starts at the beginning");
-        assert_eq!(status_at(&dir, name("a")).unwrap(), None);
-        let status = status_at(&dir, name("b")).unwrap().unwrap();
-        assert_eq!(status, status_of(open_at(&dir, name("b"), Open::Read).unwrap()).unwrap());
-        assert!(status.regular && status.size == 5 && status.ctime > 0);
-        unlink_at(&dir, name("b")).unwrap();
-        unlink_at(&dir, name("b")).unwrap();
-    }
-
-    #[test]
-    fn more_slices_than_one_call_takes_are_all_written() {
-        let (_temp, dir) = directory();
-        let file = open_at(&dir, name("file"), Open::Create).unwrap();
-        let bytes: Vec<u8> = (0..5000_u32).map(|at| (at % 251) as u8).collect();
-        let mut slices: Vec<_> = bytes.chunks(2).map(IoSlice::new).collect();
-        slices.insert(7, IoSlice::new(&[]));
-        write_all_at(&file, &mut slices, 100).unwrap();
-        let mut read = vec![0; 5000];
-        file.read_exact_at(&mut read, 100).unwrap();
-        assert_eq!(read, bytes);
-        write_all_at(&file, &mut [IoSlice::new(&[])], 0).unwrap();
-        assert!(write_all_at(&file, &mut [IoSlice::new(b"x")], u64::MAX).is_err());
-    }
-
-    #[test]
-    fn a_read_of_warm_pages_answers_now_or_says_that_it_cannot() {
-        let (_temp, dir) = directory();
-        let file = open_at(&dir, name("file"), Open::Create).unwrap();
-        file.write_all_at(b"0123456789", 0).unwrap();
-        let mut buffer = [0; 4];
-        if let Some(read) = read_now(&file, &mut buffer, 3).unwrap() {
-            assert_eq!((read, &buffer), (4, b"3456"));
-            assert_eq!(read_now(&file, &mut buffer, 10).unwrap(), Some(0), "at the end");
-        }
-        let unreadable = open_at(&dir, name("file"), Open::Append).unwrap();
-        assert!(read_now(&unreadable, &mut buffer, 0).is_err());
-    }
-
-    #[test]
-    fn a_punched_range_is_a_hole() {
-        let (_temp, dir) = directory();
-        let file = open_at(&dir, name("file"), Open::Create).unwrap();
-        file.write_all_at(&vec![1; 1 << 20], 0).unwrap();
-        file.set_len(2 << 20).unwrap();
-        assert_eq!(next_data(&file, 0).unwrap(), Some((0, 1 << 20)));
-        punch(&file, 0, 512 << 10).unwrap();
-        assert_eq!(next_data(&file, 0).unwrap(), Some((512 << 10, 1 << 20)));
-        assert_eq!(next_data(&file, 1 << 20).unwrap(), None);
-        assert_eq!(next_data(&file, 4 << 20).unwrap(), None, "past the end");
-    }
-
-    #[test]
-    fn there_is_a_descriptor_limit() {
-        assert!(descriptor_limit() > 8);
-    }
-}
+mod tests;

@@ -101,6 +101,11 @@ impl PieceTable {
         self.shift(piece, PieceState::Absent, |state| state == PieceState::Evicting);
     }
 
+    /// Takes back what [`begin_evict`](Self::begin_evict) began: nothing was punched.
+    pub(crate) fn cancel_evict(&self, piece: PieceIndex) {
+        self.shift(piece, PieceState::Present, |state| state == PieceState::Evicting);
+    }
+
     /// The piece was verified; false when it is being evicted or is present already.
     pub(crate) fn set_present(&self, piece: PieceIndex) -> bool {
         self.shift(piece, PieceState::Present, |state| matches!(state, PieceState::Absent | PieceState::Unchecked))

@@ -245,7 +245,7 @@ fn perform(world: &mut World, node: usize, effect: Effect) {
                 world.close(line.connection, line.side);
             }
         }
-        Effect::Dial(addr) => {
+        Effect::Dial { addr, .. } => {
             let now = world.now;
             world.engine_mut(node).dials.entry(addr).or_default().push(now);
             world.dial(node, addr);

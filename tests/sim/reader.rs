@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use btfs::base::FileIndex;
-use btfs::engine::prefetch::{FileGeometry, PrefetchConfig, Prefetcher, WindowPlan};
+use btfs::engine::prefetch::{FileGeometry, Habit, PrefetchConfig, Prefetcher, WindowPlan};
 use btfs::engine::{Command, HandleId, ReadError, Ticket};
 
 use crate::world::World;
@@ -78,7 +78,7 @@ pub fn open(world: &mut World, node: usize, file: u32, steps: impl IntoIterator<
     engine.readers.push(Reader {
         file,
         handle,
-        prefetcher: Prefetcher::new(PrefetchConfig::default(), geometry),
+        prefetcher: Prefetcher::new(PrefetchConfig::default(), geometry, Habit::default()),
         steps: steps.into_iter().collect(),
         waiting: None,
         answers: Vec::new(),

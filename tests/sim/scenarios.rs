@@ -1,6 +1,7 @@
 //! What must hold, by name.
 
 mod chaos;
+mod distance;
 mod faults;
 mod liars;
 mod patience;

@@ -310,6 +310,7 @@ impl World {
             peer_id: self.nodes[other].peer_id,
             fast,
             extended: matches!(self.nodes[other].kind, Kind::Engine(_)),
+            opening: None,
         };
         match &self.nodes[node].kind {
             Kind::Engine(_) => crate::node::connected(self, node, connection, side, key, connected),

@@ -56,8 +56,27 @@ impl Cursor {
         range.start.abs_diff(self.head)
     }
 
-    /// Takes a read that belongs here. `unanswered`: bytes of this handle that were asked before and not answered yet.
-    pub(super) fn advance(&mut self, now: Instant, range: &Range<u64>, new_burst: bool, unanswered: u64, cap: u64) {
+    /// First byte of what was read in a row.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Bytes read in a row.
+    pub(super) fn stretch(&self) -> u64 {
+        self.head - self.start
+    }
+
+    /// Takes a read that belongs here. `unanswered`: bytes of this handle that were asked before and not answered yet;
+    /// `proof`: bytes in a row that make a sequential reader.
+    pub(super) fn advance(
+        &mut self,
+        now: Instant,
+        range: &Range<u64>,
+        new_burst: bool,
+        unanswered: u64,
+        cap: u64,
+        proof: u64,
+    ) {
         self.used_at = now;
         let before = self.head;
         let consumed = (self.head - self.start).saturating_sub(unanswered);
@@ -71,7 +90,7 @@ impl Cursor {
             None => {
                 // One long read is no sequential reader yet: it must go on after an answer, or for longer than any
                 // single request can be.
-                let proven = consumed >= PROOF && self.bursts >= 2 || consumed >= LONG_PROOF;
+                let proven = consumed >= proof && self.bursts >= 2 || consumed >= proof.max(LONG_PROOF);
                 if proven && goes_on && self.head > before {
                     self.open(FIRST_WINDOW);
                 }
@@ -150,9 +169,7 @@ impl Cursor {
     }
 }
 
-/// Bytes in a row after which a reader is believed to be sequential.
-const PROOF: u64 = 512 * 1024;
-/// The same for a stretch that never paused: longer than one request of the kernel's can be.
+/// Bytes in a row that prove it for a stretch that never paused: longer than one request of the kernel's can be.
 const LONG_PROOF: u64 = FIRST_WINDOW;
 /// How far behind the highest contiguous offset a late read may be.
 const BACK_TOLERANCE: u64 = MIB;

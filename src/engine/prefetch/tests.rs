@@ -23,7 +23,7 @@ struct Reader {
 
 impl Reader {
     fn new(bytes: u64, piece_length: u64) -> Self {
-        let prefetcher = Prefetcher::new(PrefetchConfig::default(), file(bytes, piece_length));
+        let prefetcher = Prefetcher::new(PrefetchConfig::default(), file(bytes, piece_length), Habit::default());
         Self { prefetcher, now: Instant::now(), plan: WindowPlan::default(), plans: 0, planned: Vec::new() }
     }
 
@@ -146,7 +146,8 @@ fn one_long_read_opens_no_window() {
             reader.done(place + at * 128 * KIB, 128 * KIB, false);
         }
     }
-    assert_eq!((reader.prefetcher.window_bytes(), reader.plans), (0, 0));
+    assert_eq!(reader.prefetcher.window_bytes(), 0);
+    assert!(reader.planned.iter().all(|range| range.end % (100 * MIB) <= 2 * MIB), "{:?}", reader.planned);
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn a_burst_that_ends_near_its_piece_wants_the_next_piece() {
 #[test]
 fn pieces_are_those_of_the_torrent_not_of_the_file() {
     let geometry = FileGeometry { bytes: 10 * MIB, start: 1536 * KIB, piece_length: MIB as u32 };
-    let mut prefetcher = Prefetcher::new(PrefetchConfig::default(), geometry);
+    let mut prefetcher = Prefetcher::new(PrefetchConfig::default(), geometry, Habit::default());
     // The file's first piece ends after 512 KiB of it.
     let plan = prefetcher.on_read(Instant::now(), 256 * KIB, 128 * KIB).unwrap();
     assert_eq!(plan.ranges, [512 * KIB..1536 * KIB]);
@@ -191,9 +192,57 @@ fn a_seek_drops_the_window_and_coming_back_restores_it() {
     let window = reader.prefetcher.window_bytes();
     assert!(window > 16 * MIB);
     reader.read(900 * MIB, 64 * KIB);
-    assert_eq!(reader.plan.ranges, []);
+    // By its habit it will read on here, too; but no further than a little.
+    assert_eq!(reader.plan.ranges, [900 * MIB + 64 * KIB..900 * MIB + HABIT_MAX]);
     reader.read(32 * MIB, 128 * KIB);
     assert!(reader.ahead_of(33 * MIB) >= window / 2, "{:?}", reader.plan);
+}
+
+#[test]
+fn long_reads_here_and_there_are_foreseen_whole_and_no_further() {
+    let mut reader = Reader::new(1 << 30, MIB);
+    // Reads of 1 MiB each, and what the kernel reads ahead of them.
+    let whole = |reader: &mut Reader, at: u64| (0..9).for_each(|step| reader.read(at + step * 128 * KIB, 128 * KIB));
+    for place in [100, 500, 300, 700] {
+        whole(&mut reader, place * MIB + 700 * KIB);
+    }
+    reader.planned.clear();
+    let place = 900 * MIB + 700 * KIB;
+    reader.read(place, 128 * KIB);
+    assert_eq!(reader.plan.ranges, [place + 128 * KIB..place + MIB], "the whole of it at once");
+    reader.stream(place + 128 * KIB..place + MIB + 128 * KIB, 0);
+    assert!(reader.planned.iter().all(|range| range.end <= place + MIB), "{:?}", reader.planned);
+    // One that goes on after all has its window soon.
+    reader.stream(place + MIB + 128 * KIB..place + 3 * MIB, 0);
+    assert!(reader.prefetcher.window_bytes() >= MIB);
+}
+
+#[test]
+fn whoever_looks_at_the_head_of_many_files_fetches_heads() {
+    let mut habit = Habit::default();
+    for number in 0..10 {
+        let mut reader = Reader::new(64 * MIB, 256 * KIB);
+        reader.prefetcher = Prefetcher::new(PrefetchConfig::default(), file(64 * MIB, 256 * KIB), habit);
+        reader.stream(0..MIB, 0);
+        habit = reader.prefetcher.habit();
+        let most = reader.planned.iter().map(|range| range.end).max().unwrap_or(0);
+        assert!(number < 1 || most <= MIB, "file {number}: {most}");
+    }
+    // Who goes on has a window as ever.
+    let mut reader = Reader::new(64 * MIB, 256 * KIB);
+    reader.prefetcher = Prefetcher::new(PrefetchConfig::default(), file(64 * MIB, 256 * KIB), habit);
+    reader.stream(0..3 * MIB, 0);
+    assert!(reader.prefetcher.window_bytes() >= MIB);
+}
+
+#[test]
+fn short_reads_make_no_habit() {
+    let mut reader = Reader::new(1 << 30, 4 * MIB);
+    for place in [100, 500, 300, 700, 200, 900] {
+        reader.read(place * MIB, 128 * KIB);
+        reader.read(place * MIB + 128 * KIB, 128 * KIB);
+    }
+    assert_eq!(reader.plans, 0);
 }
 
 #[test]
@@ -245,7 +294,7 @@ fn scarcity_shrinks_the_window_and_no_time_means_none() {
     assert_eq!(plan.ranges[0].end - plan.ranges[0].start, 2 * MIB);
     let config = PrefetchConfig { max_window_time: Duration::ZERO, ..PrefetchConfig::default() };
     let mut reader = Reader::new(1 << 30, MIB);
-    reader.prefetcher = Prefetcher::new(config, file(1 << 30, MIB));
+    reader.prefetcher = Prefetcher::new(config, file(1 << 30, MIB), Habit::default());
     reader.stream(0..16 * MIB, 0);
     assert_eq!(reader.plans, 0);
 }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::Torrent;
 use crate::base::{BlockRef, PieceIndex};
-use crate::engine::assembly::{BlockId, Taken};
+use crate::engine::assembly::{BlockId, Partial, Taken};
+use crate::engine::critical::Class;
 use crate::engine::peer::{NewRequest, Peer};
 use crate::engine::{CloseReason, PeerKey};
 use crate::proto::wire::{BlockRequest, Message};
@@ -113,14 +114,51 @@ impl Torrent {
         };
         self.late.remove(&block);
         for other in others {
-            self.cancel(now, other, block);
+            self.outrun(now, other, block);
         }
         if progress {
             self.reads.progressed(now, block.piece);
         }
         self.note_openness(block.piece);
+        self.hasten_tail(now, block.piece);
         self.write_runs(block);
         Ok(())
+    }
+
+    /// Somebody else has brought what this peer was asked for. If it is late with that and has sent nothing since, it is
+    /// left alone for a while: a dead peer must not hold a share of every piece.
+    fn outrun(&mut self, now: Instant, key: PeerKey, block: BlockId) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let silent = |sent| peer.last_block.is_none_or(|last| last < sent);
+        let late =
+            peer.request(block).filter(|request| request.late && silent(request.sent)).map(|request| request.sent);
+        if let Some(sent) = late {
+            let until = peer.failed(now, sent);
+            self.wake.insert((until, key));
+        }
+        self.cancel(now, key, block);
+    }
+
+    /// The last blocks of a piece that readers wait for are expected by what is known now, not by what was known when
+    /// they were asked: a peer that turns out slow or dead must not hold them.
+    fn hasten_tail(&mut self, now: Instant, piece: PieceIndex) {
+        let tail = |partial: &Partial| partial.free() == 0 && partial.awaited().take(TAIL + 1).count() <= TAIL;
+        if self.demand.class(piece) != Some(Class::Blocked) || !self.assembly.get(piece).is_some_and(tail) {
+            return;
+        }
+        let turn = self.turn(now);
+        for (key, block) in self.asked_for(piece) {
+            let Some(peer) = self.peers.get(&key) else { continue };
+            let Some(request) = peer.request(block).filter(|request| !request.late) else { continue };
+            let due = self.expected_by(&turn, peer, request).max(now);
+            if due < request.due {
+                self.due.remove(&(request.due, key, block));
+                self.due.insert((due, key, block));
+                if let Some(request) = self.peers.get_mut(&key).and_then(|peer| peer.request_mut(block)) {
+                    request.due = due;
+                }
+            }
+        }
     }
 
     fn unasked(&mut self, key: PeerKey) -> Result<(), CloseReason> {
@@ -239,6 +277,8 @@ fn wire(range: BlockRef) -> BlockRequest {
 /// A request without an answer for this long is as good as none, from a peer that sends nothing else either.
 const EXPIRY: Duration = Duration::from_secs(20);
 const EXPECTED_MAX: f64 = 60.0;
+/// Blocks of a piece whose arrival is looked at block by block.
+const TAIL: usize = 16;
 const RECHECK: Duration = Duration::from_secs(5);
 /// A block that a reader waits for is hedged after this long at most, however slow its peer was known to be.
 const HASTE: Duration = Duration::from_secs(1);

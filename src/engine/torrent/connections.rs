@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Torrent;
+use super::interest::LINGER;
 use crate::base::Bitfield;
 use crate::engine::candidates::Departure;
 use crate::engine::peer::Peer;
-use crate::engine::{CloseReason, Connected, Effect, PeerKey, Source};
+use crate::engine::{CloseReason, Connected, Effect, Opening, PeerKey, Source};
 use crate::proto::wire::Message;
 use crate::proto::wire::extension::{ExtensionHandshake, HANDSHAKE_ID};
 
@@ -24,8 +25,17 @@ impl Torrent {
         }
         self.candidates.connected(now, connected.addr);
         let source = self.candidates.source(connected.addr).unwrap_or(Source::Incoming);
-        let peer = Peer::new(now, key, connected, source, self.layout.piece_count());
-        self.send_pieces(&peer);
+        let mut peer = Peer::new(now, key, connected, source, self.layout.piece_count());
+        match connected.opening.as_ref().and_then(|said| Bitfield::from_wire(&said.pieces, self.layout.piece_count())) {
+            Some(said) => {
+                peer.am_interested = true;
+                peer.interest_in_opening = true;
+                peer.last_wanted = Some(now);
+                let since: Vec<_> = self.claimed.iter().filter(|&piece| !said.has(piece)).collect();
+                since.into_iter().for_each(|piece| self.send(key, Message::Have(piece.raw())));
+            }
+            None => self.send_pieces(&peer),
+        }
         if peer.extended {
             self.send_extension(&peer);
         }
@@ -146,7 +156,10 @@ impl Torrent {
         self.choker.remove(key);
         self.wake.retain(|&(_, other)| other != key);
         let lasted = now.saturating_duration_since(peer.connected_at) > LASTED;
+        // Some close when anything comes behind a handshake (aria2): nothing was heard from them.
+        let startled = peer.interest_in_opening && !peer.started && peer.client.is_none();
         let departure = match reason {
+            None if startled => Departure::Startled,
             Some(CloseReason::Redundant | CloseReason::Duplicate) => Departure::Redundant,
             _ if lasted || peer.received.total_bytes() > 0 || peer.sent.total_bytes() > 0 => Departure::Useful,
             _ => Departure::Useless,
@@ -187,8 +200,23 @@ impl Torrent {
     pub(super) fn dial(&mut self, now: Instant) {
         for _ in 0..self.dial_room() {
             let Some(addr) = self.candidates.next_dial(now) else { break };
-            self.effects.push_back(Effect::Dial(addr));
+            let opening = self.opening(now, addr);
+            self.effects.push_back(Effect::Dial { addr, opening });
         }
+    }
+
+    /// What a peer is told at once when somebody reads, or is likely to soon: there is a reader, or we have just begun.
+    fn opening(&self, now: Instant, addr: SocketAddr) -> Option<Opening> {
+        if self.candidates.is_plain(addr) {
+            return None;
+        }
+        let begun = now.saturating_duration_since(self.began) < LINGER;
+        let wanted =
+            begun || !self.handles.is_empty() || !self.demand.is_empty() || self.background.wanted().count() > 0;
+        // It may be thrown away: nothing must be lost with it.
+        let brief = self.claimed.count() == 0 && self.claimed.as_wire().len() <= OPENING_MAX;
+        (wanted && brief && !self.is_complete() && !self.config.read_only)
+            .then(|| Opening { pieces: bytes::Bytes::copy_from_slice(self.claimed.as_wire()) })
     }
 
     /// Somebody waits and no source is unchoked: after a while we look for others with all means.
@@ -254,6 +282,8 @@ impl Torrent {
 const QUEUE_OFFERED: u32 = 500;
 /// Two connections of the same two ends this close together were dialled at once.
 const CROSSING: Duration = Duration::from_secs(10);
+/// I7: bytes that are said before anybody has answered.
+const OPENING_MAX: usize = 8 * 1024;
 const USELESS_FOR: Duration = Duration::from_secs(60);
 const LASTED: Duration = Duration::from_secs(60);
 const SILENT: Duration = Duration::from_secs(120);

@@ -15,6 +15,8 @@ pub(super) struct Handle {
     /// What it will want next, nearest first.
     pub window: Vec<PieceRange>,
     pub horizon: Option<Duration>,
+    /// What it says that it will want, and from when on it is believed.
+    pub planned: Option<(Instant, Vec<PieceRange>)>,
 }
 
 impl Torrent {
@@ -47,7 +49,7 @@ impl Torrent {
     }
 
     pub(super) fn opened(&mut self, handle: HandleId, file: FileIndex) {
-        self.handles.insert(handle, Handle { file, window: Vec::new(), horizon: None });
+        self.handles.insert(handle, Handle { file, window: Vec::new(), horizon: None, planned: None });
         self.recent.insert(file, None);
         if self.config.fill == Fill::File {
             let pieces = self.layout.pieces_of(file, 0, u64::MAX);
@@ -79,12 +81,30 @@ impl Torrent {
     ) {
         self.last_demand = Some(now);
         let Some(handle) = self.handles.get_mut(&handle) else { return };
-        if handle.window != pieces || handle.horizon != horizon {
-            handle.window = pieces;
-            handle.horizon = horizon;
+        handle.horizon = horizon;
+        // A seek ends the old window at once; what is new waits a moment: a reader that hops has hopped on by then.
+        let overlap = |old: &PieceRange| pieces.iter().any(|new| new.start < old.end && old.start < new.end);
+        if !handle.window.is_empty() && !handle.window.iter().any(overlap) {
+            handle.window.clear();
             self.dirty.demand = true;
-            self.dirty.checks = true;
         }
+        let at = handle.planned.take().map_or(now + SETTLE, |(at, _)| at);
+        handle.planned = (handle.window != pieces).then_some((at, pieces));
+    }
+
+    /// Believes the plans that have stood for a moment.
+    pub(super) fn settle_windows(&mut self, now: Instant) {
+        for handle in self.handles.values_mut() {
+            if let Some((_, pieces)) = handle.planned.take_if(|(at, _)| *at <= now) {
+                handle.window = pieces;
+                self.dirty.demand = true;
+                self.dirty.checks = true;
+            }
+        }
+    }
+
+    pub(super) fn next_plan(&self) -> Option<Instant> {
+        self.handles.values().filter_map(|handle| Some(handle.planned.as_ref()?.0)).min()
     }
 
     /// Puts the pieces of a range that `Fill` wants and that are absent among those fetched unasked.
@@ -171,4 +191,6 @@ const WARM_AFTER_CLOSE: Duration = Duration::from_secs(600);
 const UNKNOWN_HORIZON: Duration = Duration::from_secs(10);
 /// I7: pieces of one window.
 const WINDOW_PIECES: usize = 8192;
-const FORSAKEN_GRACE: Duration = Duration::from_millis(20);
+const FORSAKEN_GRACE: Duration = Duration::from_millis(2);
+/// A window that grows is believed after this long.
+const SETTLE: Duration = Duration::from_millis(4);

@@ -17,12 +17,22 @@ pub(super) struct Disk {
     pub error: Option<String>,
     /// Nothing is fetched or checked until then.
     pub retry_at: Option<Instant>,
+    /// Bursts of failures without a success in between.
     failures_in_a_row: u32,
-    /// Pieces whose jobs failed, and how often.
-    failed: BTreeMap<PieceIndex, u32>,
+    /// Pieces whose jobs failed.
+    failed: BTreeMap<PieceIndex, Failures>,
     checks: BTreeMap<PieceIndex, Check>,
     /// Found damaged, not fetched again yet.
     damaged: BTreeSet<PieceIndex>,
+    /// Found altered while they were being fetched: the store's verdict may be from before that.
+    doubted: BTreeSet<PieceIndex>,
+}
+
+/// How often the disk has failed a piece: in how many attempts, and which was the last.
+#[derive(Debug, Default)]
+struct Failures {
+    attempts: u32,
+    last: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -111,7 +121,14 @@ impl Torrent {
         self.assembly.finish(piece);
         self.totals.fetched = true;
         self.totals.repaired_pieces += u64::from(self.disk.damaged.remove(&piece));
-        self.now_have(now, piece);
+        if self.disk.doubted.remove(&piece) {
+            self.unchecked.set(piece);
+            self.background.unwant(piece);
+            self.dirty.checks = true;
+            self.dirty.demand = true;
+        } else {
+            self.now_have(now, piece);
+        }
         if self.blame.wants_digests(piece) {
             self.effects.push_back(Effect::Disk(DiskJob::Digests(piece)));
         } else if self.blame.is_doubtful(piece) {
@@ -129,6 +146,7 @@ impl Torrent {
         }
         self.totals.have_bytes += u64::from(self.layout.piece_bytes(piece));
         self.demand.done(piece);
+        self.wanted.arrived(piece);
         self.background.unwant(piece);
         if self.claimed.set(piece) {
             let peers: Vec<_> = self.peers.keys().copied().collect();
@@ -189,30 +207,39 @@ impl Torrent {
     }
 
     fn disk_works(&mut self) {
-        self.disk.error = None;
-        self.disk.failures_in_a_row = 0;
+        // A success during the pause is of a job from before it.
+        if self.disk.retry_at.is_none() {
+            self.disk.error = None;
+            self.disk.failures_in_a_row = 0;
+        }
     }
 
     fn disk_failed(&mut self, now: Instant, piece: PieceIndex, attempt: u32, bytes: u32, error: String) {
         self.disk.error = Some(error);
-        self.disk.failures_in_a_row += 1;
-        // The swarm must not be asked for the same data without end.
-        let wait = Duration::from_secs(1 << (self.disk.failures_in_a_row.min(6) - 1)).min(DISK_RETRY_MAX);
-        self.disk.retry_at = Some(now + wait);
+        // Jobs that were under way fail together: a burst counts once.
+        if self.disk.retry_at.is_none() {
+            self.disk.failures_in_a_row += 1;
+            // The swarm must not be asked for the same data without end.
+            let wait = Duration::from_secs(1 << (self.disk.failures_in_a_row.min(6) - 1)).min(DISK_RETRY_MAX);
+            self.disk.retry_at = Some(now + wait);
+        }
         let failures = self.disk.failed.entry(piece).or_default();
-        *failures += 1;
-        let hopeless = *failures >= DISK_TRIES;
+        failures.attempts += u32::from(failures.last != attempt);
+        failures.last = attempt;
+        let hopeless = failures.attempts >= DISK_TRIES;
         if self.disk.checks.get(&piece).is_some_and(|check| check.attempt == attempt) {
             // What cannot be read is not there.
             self.check_failed(piece);
         } else {
             self.cancel_piece(now, piece, true);
             let lost = self.assembly.lose(piece, attempt);
+            if lost.is_some() {
+                // Until its last job has ended, which may be this one.
+                self.demand.set_open(piece, false);
+            }
             self.job_ended(piece, attempt, bytes);
             if let Some((_, true)) = lost {
                 self.may_begin_anew(piece);
-            } else if lost.is_some() {
-                self.demand.set_open(piece, false);
             }
         }
         if hopeless {
@@ -266,6 +293,8 @@ impl Torrent {
             if self.have.clear(piece) {
                 self.unchecked.set(piece);
                 self.totals.have_bytes -= u64::from(self.layout.piece_bytes(piece));
+            } else if self.assembly.get(piece).is_some() {
+                self.disk.doubted.insert(piece);
             }
             if let Some(check) = self.disk.checks.get_mut(&piece) {
                 check.stale = true;
@@ -301,7 +330,7 @@ pub(super) enum Memory {
 }
 
 /// I7: bytes not yet written. Twice as much is never asked for.
-pub(super) const HELD_BYTES: u64 = 24 * 1024 * 1024;
+pub(super) const HELD_BYTES: u64 = 8 * 1024 * 1024;
 const DISK_RETRY_MAX: Duration = Duration::from_secs(30);
 /// A read fails when the disk has failed its piece this often.
 const DISK_TRIES: u32 = 2;

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Torrent;
 use super::disk::Memory;
@@ -15,21 +15,26 @@ use crate::base::{BLOCK_BYTES, PieceIndex};
 use crate::engine::PeerKey;
 use crate::engine::assembly::{BlockId, Phase};
 use crate::engine::critical::{Class, Crew};
-use crate::engine::peer::Peer;
+use crate::engine::pace::{LONG_SLACK, SHORT_SLACK};
+use crate::engine::peer::{Peer, Request};
 use crate::engine::picker::Choice;
 
 /// What is the same for all picks of one turn.
-struct Turn {
+pub(super) struct Turn {
     now: Instant,
     memory: Memory,
     /// Rate assumed of a peer that sent nothing yet.
     mean: f64,
+    /// Round trip assumed of such a peer, in seconds.
+    rtt: f64,
     /// Everybody who serves us.
     all: Crew,
     /// Somebody left a block that a reader waits for to faster peers.
     left_to_others: Cell<bool>,
     /// Somebody has shown that he does.
     proven: bool,
+    /// Requests to somebody who has not.
+    trial_depth: usize,
 }
 
 impl Torrent {
@@ -69,25 +74,42 @@ impl Torrent {
     }
 
     fn place_in_queue(&self, turn: &Turn, key: PeerKey) -> Option<Reverse<(u64, PeerKey)>> {
-        let peer = self.peers.get(&key).filter(|peer| peer.can_serve(turn.now) && peer.room(EXTRA) > 0)?;
-        // A newcomer may be slow or dead: while others serve it gets little to show its worth with.
-        if turn.proven && !peer.pace.is_proven() && peer.outstanding() >= TRIAL_DEPTH {
+        let peer = self.peers.get(&key).filter(|peer| peer.can_serve(turn.now) && room(peer, Class::Blocked) > 0)?;
+        // A newcomer may be slow or dead: it gets little to show its worth with, and nothing more once it is late with
+        // that.
+        if !peer.pace.is_proven() && (peer.outstanding() >= turn.trial_depth || turn.proven && peer.is_late()) {
             return None;
         }
         Some(Reverse(((eta(peer, turn) * 1e6) as u64, key)))
     }
 
-    fn turn(&self, now: Instant) -> Turn {
+    pub(super) fn turn(&self, now: Instant) -> Turn {
         let serving = self.peers.values().filter(|peer| !peer.peer_choking && !peer.snubbed);
         let rates: Vec<f64> = serving.clone().filter_map(|peer| peer.pace.rate(now)).collect();
         let mean = if rates.is_empty() { FRESH_RATE } else { rates.iter().sum::<f64>() / rates.len() as f64 };
-        let proven = !rates.is_empty();
+        let proven = serving.clone().any(|peer| peer.pace.is_proven());
+        let rtts: Vec<f64> = serving.clone().filter_map(|peer| Some(peer.pace.rtt()?.as_secs_f64())).collect();
+        let rtt = if rtts.is_empty() { FRESH_RTT } else { rtts.iter().sum::<f64>() / rtts.len() as f64 };
         let left_to_others = Cell::new(false);
-        let mut turn = Turn { now, memory: self.memory(), mean, all: Crew::default(), left_to_others, proven };
+        let trial_depth = if proven { TRIAL_DEPTH } else { self.first_share() };
+        let mut turn =
+            Turn { now, memory: self.memory(), mean, rtt, trial_depth, all: Crew::default(), left_to_others, proven };
         let mut all = Crew::default();
         serving.for_each(|peer| enlist(&mut all, peer, &turn));
         turn.all = all;
         turn
+    }
+
+    /// While nobody has sent anything: requests that leave a share of what is wanted first to those who are about to
+    /// serve us, too. The first who unchokes would else hold all of it.
+    fn first_share(&self) -> usize {
+        let helpers = self.peers.len() + self.candidates.dialling();
+        if helpers <= 1 || !self.demand.has_blocked() {
+            return usize::MAX;
+        }
+        let blocks: f64 = self.demand.open().take(FIRST_PIECES).map(|(piece, _)| self.open_bytes(piece) / BLOCK).sum();
+        let outstanding: usize = self.peers.values().map(Peer::outstanding).sum();
+        (blocks as usize + outstanding).div_ceil(helpers).max(TRIAL_DEPTH)
     }
 
     /// The next block for a peer, by class.
@@ -97,9 +119,17 @@ impl Torrent {
             .or_else(|| self.pick_in_background(turn, key, eta))
     }
 
+    /// When a block asked of a peer is here, by what is known of it and of the others now; with a quarter's grace.
+    pub(super) fn expected_by(&self, turn: &Turn, peer: &Peer, request: &Request) -> Instant {
+        let rtt = peer.pace.rtt().map_or(turn.rtt, |rtt| rtt.as_secs_f64());
+        let bytes = (request.ahead_bytes + u64::from(request.bytes)) as f64;
+        let seconds = rtt + bytes / peer.pace.rate_or(turn.now, turn.mean);
+        request.sent + TAIL_GRACE + Duration::from_secs_f64((seconds * 1.25).min(60.0))
+    }
+
     /// A block that somebody else should have brought by now.
     fn pick_late(&self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
-        let peer = self.peers.get(&key).filter(|peer| !peer.snubbed && peer.room(EXTRA) > 0)?;
+        let peer = self.peers.get(&key).filter(|peer| !peer.snubbed && room(peer, Class::Blocked) > 0)?;
         if eta > HORIZON {
             return None;
         }
@@ -122,7 +152,7 @@ impl Torrent {
         let mut found = None;
         for (piece, class) in self.demand.open().take(OPEN_LOOKED_AT) {
             let blocked = class == Class::Blocked;
-            if peer.room(if blocked { EXTRA } else { 0 }) == 0 || (!blocked && turn.memory >= Memory::BlockedOnly) {
+            if room(peer, class) == 0 || (!blocked && turn.memory >= Memory::BlockedOnly) {
                 break; // What follows is less urgent still.
             }
             if !peer.may_ask(turn.now, piece) || !self.may_take(piece, key) {
@@ -154,7 +184,9 @@ impl Torrent {
 
     fn pick_in_background(&mut self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
         let epoch = self.background.epoch();
-        let peer = self.peers.get(&key).filter(|peer| !peer.peer_choking && peer.room(0) > 0)?;
+        // Where a file is open its reader may seek at any moment.
+        let slack = if self.handles.is_empty() { LONG_SLACK } else { SHORT_SLACK };
+        let peer = self.peers.get(&key).filter(|peer| !peer.peer_choking && peer.room(slack, 0) > 0)?;
         // While somebody waits only what keeps a pipeline warm.
         let held_back = self.demand.has_blocked() && peer.outstanding() >= WARM_PIPELINE;
         if held_back || turn.memory >= Memory::NoBackground || self.background.wanted().count() == 0 {
@@ -236,7 +268,7 @@ impl Torrent {
         let bytes = f64::from(self.layout.piece_bytes(piece));
         let order = |peer: &&Peer| {
             // Trust is worth a multiple of time, not any time: a reader waits, and fetching again is no progress.
-            let seconds = eta(peer, &turn) + bytes / peer.pace.rate(now).unwrap_or(turn.mean);
+            let seconds = eta(peer, &turn) + bytes / peer.pace.rate_or(now, turn.mean);
             let (tries, failures) = self.blame.suspicion(piece, peer.key);
             let doubt = 1.0 + 4.0 * f64::from(tries) + failures as f64 + f64::from(u8::from(!peer.pace.is_proven()));
             ((seconds * doubt * 1e6) as u64, peer.key)
@@ -296,7 +328,7 @@ impl Torrent {
 fn others(turn: &Turn, peer: &Peer) -> Crew {
     let mut crew = turn.all;
     if !peer.peer_choking && !peer.snubbed {
-        crew.rate = (crew.rate - peer.pace.rate(turn.now).unwrap_or(turn.mean)).max(0.0);
+        crew.rate = (crew.rate - peer.pace.rate_or(turn.now, turn.mean)).max(0.0);
         crew.outstanding = (crew.outstanding - peer.outstanding_bytes() as f64).max(0.0);
     }
     if crew.rate < 1.0 {
@@ -305,12 +337,20 @@ fn others(turn: &Turn, peer: &Peer) -> Crew {
     crew
 }
 
+/// How many more requests of a class a peer takes.
+fn room(peer: &Peer, class: Class) -> usize {
+    match class {
+        Class::Blocked => peer.room(LONG_SLACK, EXTRA),
+        Class::Readahead => peer.room(SHORT_SLACK, 0),
+    }
+}
+
 fn eta(peer: &Peer, turn: &Turn) -> f64 {
     peer.pace.eta(turn.now, peer.outstanding_bytes(), turn.mean)
 }
 
 fn enlist(crew: &mut Crew, peer: &Peer, turn: &Turn) {
-    let rate = peer.pace.rate(turn.now).unwrap_or(turn.mean);
+    let rate = peer.pace.rate_or(turn.now, turn.mean);
     let rtt = peer.pace.rtt().map_or(0.1, |rtt| rtt.as_secs_f64());
     crew.add(rate, peer.outstanding_bytes() as f64, rtt);
 }
@@ -319,11 +359,16 @@ fn enlist(crew: &mut Crew, peer: &Peer, turn: &Turn) {
 const HORIZON: f64 = 2.0;
 /// Requests to a newcomer while others serve.
 const TRIAL_DEPTH: usize = 4;
+/// Pieces of which newcomers get their shares.
+const FIRST_PIECES: usize = 8;
 /// Requests beyond the usual depth for blocks that a reader waits for.
 const EXTRA: usize = 8;
 const BLOCK: f64 = BLOCK_BYTES as f64;
-/// Bytes per second assumed while nobody has sent anything.
+/// Bytes per second and seconds of a round trip assumed while nobody has sent anything.
 const FRESH_RATE: f64 = 256.0 * 1024.0;
+const FRESH_RTT: f64 = 0.1;
+/// A block of the tail is overdue so much after the time at which it was expected.
+const TAIL_GRACE: Duration = Duration::from_millis(30);
 /// Background requests per peer while somebody waits.
 const WARM_PIPELINE: usize = 2;
 /// Bounds of what one pick looks at.

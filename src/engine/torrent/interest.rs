@@ -9,21 +9,56 @@ use std::time::{Duration, Instant};
 use super::Torrent;
 use crate::base::{Bitfield, PieceIndex};
 use crate::engine::PeerKey;
+use crate::engine::peer::Peer;
 use crate::proto::wire::Message;
 
+/// What is wanted of others, as far as they have been looked through for it.
+#[derive(Debug)]
+pub(super) struct Wanted(Bitfield);
+
+impl Wanted {
+    pub(super) fn new(pieces: usize) -> Self {
+        Self(Bitfield::new(pieces))
+    }
+
+    /// Takes what is wanted now; what of it was not wanted before.
+    fn replace(&mut self, wanted: Bitfield) -> Vec<PieceIndex> {
+        let old = std::mem::replace(&mut self.0, wanted);
+        if !self.0.has_any_not_in(&old) {
+            return Vec::new();
+        }
+        self.0.iter().filter(|&piece| !old.has(piece)).collect()
+    }
+
+    /// The piece is here.
+    pub(super) fn arrived(&mut self, piece: PieceIndex) {
+        self.0.clear(piece);
+    }
+}
+
 impl Torrent {
-    /// Demand has grown: interest in everybody who can serve it.
+    /// Demand has changed: interest in everybody who can serve what is new in it. A piece is looked up once at each
+    /// peer, not with every read: there may be thousands of pieces, and many peers that have none of them.
     pub(super) fn raise_interest(&mut self, now: Instant) {
-        let keys: Vec<_> = self.peers.keys().copied().collect();
-        keys.into_iter().for_each(|key| self.consider_interest(now, key));
+        let mut wanted = self.background.wanted().clone();
+        self.demand.pieces().for_each(|(piece, _)| _ = wanted.set(piece));
+        let fresh = self.wanted.replace(wanted);
+        if fresh.is_empty() {
+            return;
+        }
+        let serves = |peer: &&mut Peer| fresh.iter().any(|&piece| peer.pieces.has(piece));
+        let mut keys = Vec::new();
+        for peer in self.peers.values_mut().filter(serves) {
+            peer.last_wanted = Some(now);
+            keys.push(peer.key);
+        }
+        keys.into_iter().for_each(|key| self.set_interested(key, true));
     }
 
     /// Interest in a peer that can serve what is wanted now.
     pub(super) fn consider_interest(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let serves = self.demand.pieces().any(|(piece, _)| peer.pieces.has(piece))
-            || self.background.wanted().has_any_in(&peer.pieces);
-        if serves {
+        if self.wanted.0.has_any_in(&peer.pieces) {
             peer.last_wanted = Some(now);
             self.set_interested(key, true);
         }
@@ -35,6 +70,7 @@ impl Torrent {
         let warm = self.warm_peers();
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
+            self.consider_interest(now, key);
             let recently = self.peers[&key].last_wanted.is_some_and(|at| now.saturating_duration_since(at) < LINGER);
             if warm.contains(&key) {
                 self.set_interested(key, true);
@@ -114,7 +150,12 @@ impl Torrent {
     }
 
     fn set_interested(&mut self, key: PeerKey, interested: bool) {
-        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.am_interested != interested) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        // Should anybody throw away what comes right behind a handshake: said once more, it costs nothing.
+        let unheard = std::mem::take(&mut peer.interest_in_opening) && interested;
+        if peer.am_interested == interested && !unheard {
+            return;
+        }
         peer.am_interested = interested;
         self.send(key, if interested { Message::Interested } else { Message::NotInterested });
     }
@@ -128,5 +169,26 @@ const WARM_EVERY: Duration = Duration::from_secs(40);
 const WARM_EVERY_IN_PAUSE: Duration = Duration::from_secs(12);
 const PAUSE: Duration = Duration::from_secs(600);
 /// Interest outlives its reason a little: readers come in bursts.
-const LINGER: Duration = Duration::from_secs(10);
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 const FRESH_RATE: f64 = 64.0 * 1024.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_window_that_moves_on_only_its_new_end_is_looked_up() {
+        let window = |from: u32, to: u32| {
+            let mut pieces = Bitfield::new(8192);
+            (from..to).for_each(|piece| _ = pieces.set(PieceIndex(piece)));
+            pieces
+        };
+        let mut wanted = Wanted::new(8192);
+        assert_eq!(wanted.replace(window(0, 4096)).len(), 4096);
+        assert_eq!(wanted.replace(window(0, 4096)), []);
+        assert_eq!(wanted.replace(window(1, 4098)), [PieceIndex(4096), PieceIndex(4097)]);
+        // What was not wanted for a while is new again, and so is what was here and is lost.
+        wanted.arrived(PieceIndex(7));
+        assert_eq!(wanted.replace(window(0, 4098)), [PieceIndex(0), PieceIndex(7)]);
+    }
+}

@@ -3,14 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::base::{BlockRef, PieceIndex, PieceRange};
+use super::outgoing::{Outgoing, Run};
+use crate::base::{BLOCK_BYTES, BlockRef, PieceIndex, PieceRange};
 use crate::engine::PeerEvent;
 use crate::proto::wire::{BlockRequest, Message, codec};
-use crate::storage::{DiskPool, Lane, Store};
+use crate::storage::{DiskPool, Lane, Mapping, Store};
 
 /// The uploads of one connection.
 pub(super) struct Uploader {
@@ -26,6 +26,8 @@ pub(super) struct Uploader {
     cold: VecDeque<BlockRef>,
     cold_sender: mpsc::UnboundedSender<ColdBlock>,
     cold_receiver: mpsc::UnboundedReceiver<ColdBlock>,
+    /// What was mapped last: the next blocks are often near.
+    mapping: Option<Arc<Mapping>>,
     uploaded: u64,
 }
 
@@ -48,12 +50,13 @@ impl Uploader {
             cold: VecDeque::new(),
             cold_sender,
             cold_receiver,
+            mapping: None,
             uploaded: 0,
         }
     }
 
     /// Takes a request, or refuses it.
-    pub(super) fn request(&mut self, request: BlockRequest, out: &mut BytesMut) {
+    pub(super) fn request(&mut self, request: BlockRequest, out: &mut Outgoing) {
         let block = self.store.layout().block_ref(request.piece, request.begin, request.length);
         match block.filter(|block| block.length <= MAX_REQUEST_BYTES && self.may_have(*block)) {
             Some(block) if self.queue.len() < MAX_QUEUE => self.queue.push_back(block),
@@ -62,7 +65,7 @@ impl Uploader {
     }
 
     /// Forgets a request that has not been answered yet. The fast extension wants an answer even so.
-    pub(super) fn cancel(&mut self, request: BlockRequest, out: &mut BytesMut) {
+    pub(super) fn cancel(&mut self, request: BlockRequest, out: &mut Outgoing) {
         if let Some(index) = self.queue.iter().position(|block| as_request(*block) == request) {
             self.queue.remove(index);
             self.reject(request, out);
@@ -70,7 +73,7 @@ impl Uploader {
     }
 
     /// Acts on a message of ours that was just put into `out`.
-    pub(super) fn sent(&mut self, message: &Message, out: &mut BytesMut) {
+    pub(super) fn sent(&mut self, message: &Message, out: &mut Outgoing) {
         match message {
             Message::Unchoke => self.choked = false,
             Message::Choke => {
@@ -93,12 +96,20 @@ impl Uploader {
         }
     }
 
-    /// Answers requests until `out` holds `ahead_bytes`.
-    pub(super) fn fill(&mut self, out: &mut BytesMut, ahead_bytes: usize) {
-        while out.len() < ahead_bytes && self.cold.len() < MAX_COLD_READS {
+    /// Answers requests until `ahead_bytes` wait in `out`, or too many of them in memory of ours.
+    pub(super) fn fill(&mut self, out: &mut Outgoing, ahead_bytes: usize) {
+        while out.len() < ahead_bytes && out.held_bytes() < MAX_HELD_BYTES && self.cold.len() < MAX_COLD_READS {
+            if self.answer_run(ahead_bytes - out.len(), out) {
+                continue;
+            }
             let Some(block) = self.queue.pop_front() else { return };
             self.answer(block, out);
         }
+    }
+
+    /// Gives memory back.
+    pub(super) fn shrink(&mut self) {
+        self.mapping = None;
     }
 
     /// The next block from a disk thread; pending while none is being read. Cancel-safe.
@@ -107,15 +118,14 @@ impl Uploader {
     }
 
     /// Puts a block from a disk thread into `out`.
-    pub(super) fn finish(&mut self, read: ColdBlock, out: &mut BytesMut) {
+    pub(super) fn finish(&mut self, read: ColdBlock, out: &mut Outgoing) {
         if let Some(index) = self.cold.iter().position(|block| *block == read.block) {
             self.cold.remove(index);
         }
         match read.data {
             // A choke in between has taken the request back.
             Some(data) if self.may_have(read.block) => {
-                put_header(read.block, out);
-                out.put_slice(&data);
+                out.push_block(read.block, &data);
                 self.count(read.block);
             }
             _ => self.reject(as_request(read.block), out),
@@ -138,7 +148,35 @@ impl Uploader {
         !self.choked || self.allowed.get(&block.piece).is_some_and(|&left| left >= u64::from(block.length))
     }
 
-    fn answer(&mut self, block: BlockRef, out: &mut BytesMut) {
+    /// Answers the first requests of the queue by a run of blocks, if they follow one another and all is in memory: about
+    /// `room_bytes`, at least one block. False: it has done nothing.
+    fn answer_run(&mut self, room_bytes: usize, out: &mut Outgoing) -> bool {
+        // What is given to the choked is counted block by block.
+        let Some(first) = self.queue.front().filter(|_| !self.choked) else { return false };
+        let mut run = *first;
+        let mut count = 1;
+        for block in self.queue.iter().skip(1) {
+            let follows = block.piece == run.piece && block.begin == run.begin + run.length;
+            if !follows || (run.length + block.length) as usize > room_bytes {
+                break;
+            }
+            run.length += block.length;
+            count += 1;
+        }
+        if run.length < MIN_RUN_BYTES {
+            return false;
+        }
+        // I2: a piece that is not present (any more) is refused, never a hole.
+        let Some(pins) = self.store.table().pin(PieceRange::one(run.piece)) else { return false };
+        let Some(pages) = self.store.try_map_now(&pins, run, self.mapping.as_ref()) else { return false };
+        self.mapping = Some(pages.mapping().clone());
+        let blocks: Vec<_> = self.queue.drain(..count).collect();
+        blocks.iter().for_each(|block| self.count(*block));
+        out.push(Run::new(pins, pages, blocks));
+        true
+    }
+
+    fn answer(&mut self, block: BlockRef, out: &mut Outgoing) {
         // What was queued before may have used the fast set up.
         if !self.may_have(block) {
             return self.reject(as_request(block), out);
@@ -147,13 +185,10 @@ impl Uploader {
         let Some(pins) = self.store.table().pin(PieceRange::one(block.piece)) else {
             return self.reject(as_request(block), out);
         };
-        let start = out.len();
-        put_header(block, out);
-        out.resize(out.len() + block.length as usize, 0);
-        match self.store.try_read_block_now(&pins, block, &mut out[start + codec::PIECE_HEADER_BYTES..]) {
+        let read = out.push_read(block, |data| self.store.try_read_block_now(&pins, block, data));
+        match read {
             Ok(true) => self.count(block),
             Ok(false) => {
-                out.truncate(start);
                 self.cold.push_back(block);
                 let reading = Reading { block, sender: self.cold_sender.clone(), data: None };
                 let store = self.store.clone();
@@ -166,7 +201,6 @@ impl Uploader {
                 });
             }
             Err(error) => {
-                out.truncate(start);
                 debug!(piece = block.piece.raw(), %error, "upload not read");
                 self.reject(as_request(block), out);
             }
@@ -183,9 +217,9 @@ impl Uploader {
     }
 
     /// Peers that do not speak the fast extension are left to find out.
-    fn reject(&self, request: BlockRequest, out: &mut BytesMut) {
+    fn reject(&self, request: BlockRequest, out: &mut Outgoing) {
         if self.fast {
-            codec::encode(&Message::Reject(request), out);
+            codec::encode(&Message::Reject(request), out.bytes());
         }
     }
 }
@@ -209,10 +243,6 @@ impl Drop for Reading {
     }
 }
 
-fn put_header(block: BlockRef, out: &mut BytesMut) {
-    out.put_slice(&codec::piece_header(block.piece.raw(), block.begin, block.length));
-}
-
 fn as_request(block: BlockRef) -> BlockRequest {
     BlockRequest { piece: block.piece.raw(), begin: block.begin, length: block.length }
 }
@@ -223,6 +253,10 @@ const MAX_QUEUE: usize = 500;
 const MAX_REQUEST_BYTES: u32 = 128 * 1024;
 /// Blocks of one peer that disk threads read at a time.
 const MAX_COLD_READS: usize = 8;
+/// Bytes that wait in memory of ours before no more requests are answered (I7).
+const MAX_HELD_BYTES: usize = 256 * 1024;
+/// Shorter runs are read: to map them costs as much.
+const MIN_RUN_BYTES: u32 = BLOCK_BYTES;
 /// How many times a piece of the fast set is given to a choked peer.
 const ALLOWED_FAST_TIMES: u64 = 2;
 

@@ -1,6 +1,7 @@
 //! Disk jobs of the engine as calls of the store, on disk threads.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -23,6 +24,24 @@ pub(super) fn submit(job: DiskJob, life: u32, store: &Arc<Store>, pool: &DiskPoo
     let store = store.clone();
     let completion = Completion { piece, attempt, bytes, outcome: None, sender: done.clone() };
     pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || completion.run(job, life, &store));
+}
+
+/// Warns of a disk that fails, now and then.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    warned: Option<Instant>,
+}
+
+impl Trouble {
+    /// Looks at a completion.
+    pub(super) fn note(&mut self, now: Instant, done: &DiskDone) {
+        // Attempt 0 is a comparison of what was received, which nobody needs.
+        let DiskDone::Failed { piece, attempt: 1.., error, .. } = done else { return };
+        if self.warned.is_none_or(|at| now.saturating_duration_since(at) >= WARN_EVERY) {
+            self.warned = Some(now);
+            tracing::warn!(piece = piece.raw(), "the disk fails, it is tried again: {error}");
+        }
+    }
 }
 
 /// Sends the outcome of a job when dropped: a job that panics has failed.
@@ -71,6 +90,9 @@ impl Drop for Completion {
         let _ = self.sender.blocking_send(outcome);
     }
 }
+
+/// A full disk stays full for a while.
+const WARN_EVERY: Duration = Duration::from_secs(30);
 
 /// Bits of an attempt's number that the engine counts in.
 const ATTEMPT_BITS: u32 = 24;

@@ -10,13 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lru::LruCache;
 
 use super::{Backing, Identity, Seen};
 use crate::base::{FileIndex, Layout};
-use crate::storage::sys::{self, FileStatus, Open};
+use crate::storage::sys::{self, FileStatus, Mapping, Open};
 
 /// Files on disk.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct DiskFiles {
     /// The inode that each file was first met with (0: not yet); a name that leads elsewhere later is refused.
     inodes: Box<[AtomicU64]>,
     open: Mutex<LruCache<FileIndex, Arc<File>>>,
+    /// What others have of our files in memory. They drop it; at most a few a connection are alive.
+    mapped: Mutex<Vec<(FileIndex, Weak<Mapping>)>>,
 }
 
 /// How the files are called below the directory.
@@ -69,7 +71,7 @@ impl DiskFiles {
         // Sockets and the mount need descriptors too: a quarter of the limit is ours.
         let room = (sys::descriptor_limit() / 4).clamp(8, MAX_OPEN_FILES) as usize;
         let open = Mutex::new(LruCache::new(NonZeroUsize::new(room).unwrap_or(NonZeroUsize::MIN)));
-        Ok(Self { layout, dir, path, dev, names, inodes, open })
+        Ok(Self { layout, dir, path, dev, names, inodes, open, mapped: Mutex::default() })
     }
 
     fn cached(&self, file: FileIndex) -> Option<Arc<File>> {
@@ -78,6 +80,11 @@ impl DiskFiles {
 
     fn lock(&self) -> MutexGuard<'_, LruCache<FileIndex, Arc<File>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mapped_of(&self, file: FileIndex) -> Vec<Arc<Mapping>> {
+        let mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        mapped.iter().filter(|(of, _)| *of == file).filter_map(|(_, mapping)| mapping.upgrade()).collect()
     }
 
     /// The open file for reading (and writing, where that is allowed).
@@ -141,6 +148,16 @@ impl DiskFiles {
         Ok((dir, name))
     }
 
+    fn identity(&self, status: &FileStatus) -> Identity {
+        Identity {
+            dev: status.dev.wrapping_sub(self.dev),
+            ino: status.ino,
+            size: status.size,
+            mtime: status.mtime,
+            ctime: status.ctime,
+        }
+    }
+
     fn status(&self, file: FileIndex) -> io::Result<Option<FileStatus>> {
         match &self.names {
             Names::Slot => sys::status_at(&self.dir, &slot_name(file)),
@@ -174,6 +191,21 @@ impl Backing for DiskFiles {
         sys::read_now(&open, buffer, offset)
     }
 
+    fn map_now(&self, file: FileIndex, offset: u64, length: usize, old: Option<&Arc<Mapping>>) -> Option<Arc<Mapping>> {
+        let open = self.cached(file)?;
+        // Of the file that is open now: an old one may have been replaced.
+        if let Some(old) = old.filter(|old| old.covers(&open, offset, length)) {
+            return Some(Arc::clone(old));
+        }
+        let rest = usize::try_from(self.layout.file_bytes(file).saturating_sub(offset)).unwrap_or(MAPPED_BYTES);
+        let new = Mapping::new(open, offset, rest.min(MAPPED_BYTES).max(length)).ok().map(Arc::new)?;
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        mapped.retain(|(_, old)| old.strong_count() > 0);
+        mapped.push((file, Arc::downgrade(&new)));
+        drop(mapped);
+        Some(new)
+    }
+
     fn write_vectored_at(&self, file: FileIndex, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         sys::write_all_at(&*self.writer(file)?, slices, offset)
     }
@@ -193,7 +225,12 @@ impl Backing for DiskFiles {
     fn sync(&self, file: FileIndex) -> io::Result<()> {
         let open = self.reader(file)?;
         // All of it, not the data alone: the times belong to the file's identity.
-        open.sync_all().inspect_err(|_| sys::drop_cached(&open))
+        open.sync_all().inspect_err(|_| {
+            for mapping in self.mapped_of(file) {
+                mapping.let_go();
+            }
+            sys::drop_cached(&open);
+        })
     }
 
     fn sync_all(&self) -> io::Result<()> {
@@ -205,16 +242,8 @@ impl Backing for DiskFiles {
     }
 
     fn seen(&self, file: FileIndex) -> io::Result<Option<Seen>> {
-        Ok(self.status(file)?.filter(|status| status.regular).map(|status| Seen {
-            identity: Identity {
-                dev: status.dev.wrapping_sub(self.dev),
-                ino: status.ino,
-                size: status.size,
-                mtime: status.mtime,
-                ctime: status.ctime,
-            },
-            allocated: status.allocated,
-        }))
+        let status = self.status(file)?.filter(|status| status.regular);
+        Ok(status.map(|status| Seen { identity: self.identity(&status), allocated: status.allocated }))
     }
 
     fn next_data(&self, file: FileIndex, offset: u64) -> io::Result<Option<Range<u64>>> {
@@ -236,6 +265,16 @@ impl Backing for DiskFiles {
         drop(fallen);
     }
 
+    fn lend(&self, file: FileIndex) -> io::Result<(Arc<File>, Identity)> {
+        let open = self.reader(file)?;
+        let status = sys::status_of(&*open)?;
+        Ok((open, self.identity(&status)))
+    }
+
+    fn is_held(&self, file: FileIndex) -> Option<bool> {
+        self.reader(file).ok().and_then(|open| sys::is_held(&open))
+    }
+
     fn path(&self, file: FileIndex) -> PathBuf {
         match &self.names {
             Names::Slot => self.path.join(slot_name(file)),
@@ -245,6 +284,10 @@ impl Backing for DiskFiles {
         }
     }
 }
+
+/// What is mapped at once: a peer that asks in order needs a new mapping once in 256 blocks (once in 64 cost 5 % more),
+/// and no more of a file than this counts as our memory for its sake.
+const MAPPED_BYTES: usize = 4 << 20;
 
 /// Descriptors kept open at most.
 const MAX_OPEN_FILES: u64 = 128;

@@ -38,9 +38,20 @@ pub(crate) trait StateFiles: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub(crate) struct Directory(pub(crate) File);
 
+impl Directory {
+    /// Opens a file of ours; somebody else's directory, pipe or link of that name is none.
+    fn open(&self, name: &str, how: Open) -> io::Result<File> {
+        let file = sys::open_at(&self.0, OsStr::new(name), how)?;
+        match sys::status_of(&file)?.regular {
+            true => Ok(file),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        }
+    }
+}
+
 impl StateFiles for Directory {
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let file = match sys::open_at(&self.0, OsStr::new(name), Open::Read) {
+        let file = match self.open(name, Open::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
@@ -55,15 +66,15 @@ impl StateFiles for Directory {
     }
 
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        sys::open_at(&self.0, OsStr::new(name), Open::Truncate)?.write_all(bytes)
+        self.open(name, Open::Truncate)?.write_all(bytes)
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        sys::open_at(&self.0, OsStr::new(name), Open::Append)?.write_all(bytes)
+        self.open(name, Open::Append)?.write_all(bytes)
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
-        sys::open_at(&self.0, OsStr::new(name), Open::Read)?.sync_data()
+        self.open(name, Open::Read)?.sync_data()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

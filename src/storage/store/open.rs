@@ -12,6 +12,7 @@ use super::super::backing::{Backing, Seen};
 use super::super::cache_dir::{DATA, Slot, Use};
 use super::super::resume::{self, BootId, Directory, Ledger, Recovered, Resume, StateFiles};
 use super::super::{CacheDir, PieceTable, StorageError, io_error};
+use super::glance::Glances;
 use super::tracks::Tracks;
 use super::{Adopt, OpenedStore, Store, TorrentFiles};
 use crate::base::{Bitfield, Layout};
@@ -20,7 +21,7 @@ pub(super) fn open(cache: &CacheDir, torrent: TorrentFiles, recheck: bool) -> Re
     let mut warnings = Vec::new();
     let slot = cache.take_slot(torrent.info_hash, Use::Cache, &mut warnings)?;
     let path = slot.path.join(DATA);
-    let data = slot.data_dir().map_err(io_error("open", &path))?;
+    let data = slot.data_dir(&mut warnings).map_err(io_error("open", &path))?;
     let files = DiskFiles::slot(Arc::clone(&torrent.layout), data, path.clone()).map_err(io_error("stat", &path))?;
     let directories = directories(cache, &slot, &files)?;
     let state = state_files(&slot)?;
@@ -89,6 +90,7 @@ impl Parts {
         let store = Store {
             table: Arc::new(PieceTable::new(&have, &unchecked)),
             tracks: Tracks::new(seen.into_iter()),
+            glances: Glances::new(Instant::now(), layout.file_count()),
             layout,
             hashes,
             backing,
@@ -101,6 +103,7 @@ impl Parts {
             resume: Mutex::new(resume),
             notes: state,
             closed: AtomicBool::new(false),
+            has_lent: AtomicBool::new(false),
             writing: AtomicUsize::new(0),
             hashed_pieces: AtomicU64::new(0),
         };

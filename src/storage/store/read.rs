@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use sha1::{Digest, Sha1};
 
@@ -41,7 +42,10 @@ impl Store {
     }
 
     pub(super) fn read_spans_now(&self, pins: &Pins, block: BlockRef, buffer: &mut [u8]) -> Result<bool, StorageError> {
-        self.pinned_block(pins, block, buffer)?;
+        self.pinned_block(pins, block, buffer.len())?;
+        if !self.is_glanced_at(block, Instant::now()) {
+            return Ok(false);
+        }
         let walked = self.walk(block, buffer, |span, part| match self.read_span_now(span, part) {
             Ok(true) => ControlFlow::Continue(()),
             Ok(false) => ControlFlow::Break(Ok(false)),
@@ -54,7 +58,8 @@ impl Store {
     }
 
     pub(super) fn read_spans(&self, pins: &Pins, block: BlockRef, buffer: &mut [u8]) -> Result<(), StorageError> {
-        self.pinned_block(pins, block, buffer)?;
+        self.pinned_block(pins, block, buffer.len())?;
+        self.glance(block, Instant::now())?;
         self.read_unpinned(block, buffer)?;
         self.still_present(pins)
     }
@@ -135,16 +140,19 @@ impl Store {
         match self.backing.read_at(span.file, span.offset, buffer) {
             Ok(read) if read == buffer.len() => Ok(()),
             Err(error) if !is_gone(&error) => Err(io_error("read", &self.backing.path(span.file))(error)),
-            _ => {
-                let pieces = self.layout.pieces_of(span.file, span.offset, 1);
-                match self.tracks.look(span.file, &*self.backing) {
-                    Ok(Look::Altered) => self.altered(span.file),
-                    // Known to be short, or moving: it is this piece alone that cannot be so.
-                    _ => self.distrust_pieces(span.file, pieces),
-                }
-                Err(StorageError::Absent(pieces.first().map_or(0, PieceIndex::raw)))
-            }
+            _ => Err(self.cut_short(span)),
         }
+    }
+
+    /// A file has ended too early: its pieces, at least that of the span, are not served before they were hashed again.
+    pub(super) fn cut_short(&self, span: Span) -> StorageError {
+        let pieces = self.layout.pieces_of(span.file, span.offset, 1);
+        match self.tracks.look(span.file, &*self.backing) {
+            Ok(Look::Altered) => self.altered(span.file),
+            // Known to be short, or moving: it is this piece alone that cannot be so.
+            _ => self.distrust_pieces(span.file, pieces),
+        }
+        StorageError::Absent(pieces.first().map_or(0, PieceIndex::raw))
     }
 
     fn read_span_now(&self, span: Span, buffer: &mut [u8]) -> Result<bool, StorageError> {
@@ -183,13 +191,13 @@ impl Store {
         }
     }
 
-    fn pinned_block(&self, pins: &Pins, block: BlockRef, buffer: &[u8]) -> Result<(), StorageError> {
+    pub(super) fn pinned_block(&self, pins: &Pins, block: BlockRef, length: usize) -> Result<(), StorageError> {
         if !pins.range().contains(block.piece) {
             return Err(StorageError::Absent(block.piece.raw()));
         }
         let inside =
             block.begin.checked_add(block.length).is_some_and(|end| end <= self.layout.piece_bytes(block.piece));
-        if !inside || buffer.len() != block.length as usize {
+        if !inside || length != block.length as usize {
             return Err(io_error("read", &self.slot.path)(std::io::ErrorKind::InvalidInput.into()));
         }
         Ok(())
@@ -197,7 +205,7 @@ impl Store {
 
     /// A pin keeps a piece from being punched, not somebody from writing into our files: what was read counts only if
     /// nobody has noticed such a thing (I1).
-    fn still_present(&self, pins: &Pins) -> Result<(), StorageError> {
+    pub(super) fn still_present(&self, pins: &Pins) -> Result<(), StorageError> {
         pins.first_lost().map_or(Ok(()), |lost| Err(StorageError::Absent(lost.raw())))
     }
 }

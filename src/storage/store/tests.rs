@@ -290,3 +290,19 @@ fn what_was_not_synced_before_a_power_cut_is_checked_after_it() {
     assert!(!opened.have.has(piece) && opened.unchecked.has(piece));
     assert_eq!(opened.store.check(piece).unwrap(), Verdict::Verified);
 }
+
+#[test]
+fn a_hash_that_was_overtaken_by_an_alteration_makes_no_piece_present() {
+    let world = World::new(1);
+    let opened = world.open();
+    let store = &opened.store;
+    let piece = PieceIndex(0);
+    assert!(world.write(store, piece, 1));
+    // Hashing begins, the file is found altered, hashing ends.
+    let doubts = store.ledger.doubts();
+    store.distrust(world.torrent.layout.file(0).unwrap());
+    assert!(!store.enter_present(piece, doubts));
+    assert_eq!(store.table().state(piece), PieceState::Unchecked);
+    assert_eq!(store.check(piece).unwrap(), Verdict::Verified, "what lies there was fine after all");
+    assert_eq!(store.table().state(piece), PieceState::Present);
+}

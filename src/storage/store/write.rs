@@ -96,21 +96,27 @@ impl Store {
             PieceState::Evicting => return Err(StorageError::Absent(piece.raw())),
             PieceState::Absent | PieceState::Unchecked => {}
         }
-        let mut hasher = Sha1::new();
-        let matches = match self.hash_on_disk(piece, 0, self.layout.piece_bytes(piece), &mut hasher) {
-            Ok(()) => self.hashes.accept(piece, hasher),
-            Err(StorageError::Absent(_)) => false,
-            Err(error) => return Err(error),
-        };
-        self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
-        if matches {
+        for _ in 0..CHECK_TRIES {
+            let doubts = self.ledger.doubts();
+            let mut hasher = Sha1::new();
+            let matches = match self.hash_on_disk(piece, 0, self.layout.piece_bytes(piece), &mut hasher) {
+                Ok(()) => self.hashes.accept(piece, hasher),
+                Err(StorageError::Absent(_)) => false,
+                Err(error) => return Err(error),
+            };
+            self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
+            if !matches {
+                self.enter_absent(piece);
+                return Ok(Verdict::Corrupt(Vec::new()));
+            }
             // Whoever wrote it, it may be in the page cache alone.
             self.ledger.wrote_piece(piece, &self.layout, Instant::now());
-            self.enter_present(piece);
-            return Ok(Verdict::Verified);
+            if self.enter_present(piece, doubts) {
+                return Ok(Verdict::Verified);
+            }
         }
-        self.enter_absent(piece);
-        Ok(Verdict::Corrupt(Vec::new()))
+        // Somebody writes into the files all the time.
+        Err(io_error("check", &self.slot.path)(io::ErrorKind::ResourceBusy.into()))
     }
 
     /// The run as a range, if the store takes writes and it lies inside its piece.
@@ -157,6 +163,7 @@ impl Store {
         let length = self.layout.piece_bytes(piece);
         loop {
             let (mut hasher, from, to) = {
+                let doubts = self.ledger.doubts();
                 let mut hashing = lock(&progress.hashing);
                 let (from, to) = (hashing.hashed, hashing.written.end_of_run(hashing.hashed));
                 if hashing.over || (from == to && from < length) {
@@ -168,7 +175,7 @@ impl Store {
                     hashing.over = true;
                     let reread = hashing.reread;
                     drop(hashing);
-                    let verdict = self.verdict(piece, hasher, reread);
+                    let verdict = self.verdict(piece, doubts, hasher, reread);
                     self.leave(piece, progress);
                     return verdict;
                 }
@@ -185,15 +192,17 @@ impl Store {
         }
     }
 
-    fn verdict(&self, piece: PieceIndex, mut hasher: Sha1, reread: bool) -> Result<Verdict, StorageError> {
+    fn verdict(&self, piece: PieceIndex, doubts: u64, mut hasher: Sha1, reread: bool) -> Result<Verdict, StorageError> {
         if reread {
             hasher = Sha1::new();
             self.hash_on_disk(piece, 0, self.layout.piece_bytes(piece), &mut hasher)?;
         }
         self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
         if self.hashes.accept(piece, hasher) {
-            self.enter_present(piece);
-            return Ok(Verdict::Verified);
+            if self.enter_present(piece, doubts) {
+                return Ok(Verdict::Verified);
+            }
+            return self.check_piece(piece);
         }
         self.enter_absent(piece);
         if reread {
@@ -231,14 +240,27 @@ impl Store {
         let written = self.change(file, length, || self.backing.write_vectored_at(file, offset, slices))?;
         written.map_err(io_error("write", &self.backing.path(file)))
     }
-    /// Punches a present piece that nobody has pinned; false when it is pinned or not present.
+
+    /// Punches a present piece that nobody has pinned; false when it is pinned, not present, or in a file that somebody
+    /// has open or mapped past us.
     pub(super) fn evict_piece(&self, piece: PieceIndex) -> Result<bool, StorageError> {
         if self.adopted {
             return Ok(false);
         }
         {
-            let mut ledger = self.ledger.lock();
+            let _in_order = self.ledger.lock();
             if !self.table.begin_evict(piece) {
+                return Ok(false);
+            }
+        }
+        // From here on nobody can be lent a file of this piece.
+        let held = self.is_held(piece);
+        {
+            let mut ledger = self.ledger.lock();
+            if held {
+                self.table.cancel_evict(piece);
+                // A checkpoint in between has left it out.
+                ledger.pending.push(Record::Have(piece));
                 return Ok(false);
             }
             ledger.pending.push(Record::Gone(piece));
@@ -247,6 +269,14 @@ impl Store {
         let punched = self.unclaim().and_then(|()| self.punch(piece));
         self.table.end_evict(piece);
         punched.map(|()| true)
+    }
+
+    /// Whether a file of this piece may be read past us.
+    fn is_held(&self, piece: PieceIndex) -> bool {
+        let mut spans = self.layout.spans(self.layout.piece_start(piece), self.layout.piece_bytes(piece).into());
+        // Where the filesystem cannot tell, nothing goes once anything was lent.
+        let unknown = self.has_lent.load(Ordering::Acquire);
+        spans.any(|span| !span.padding && self.backing.is_held(span.file).unwrap_or(unknown))
     }
 
     fn punch(&self, piece: PieceIndex) -> Result<(), StorageError> {
@@ -258,11 +288,17 @@ impl Store {
         Ok(())
     }
 
-    fn enter_present(&self, piece: PieceIndex) {
+    /// Enters a piece whose hash is right; false when something was found altered since its reading began, at `doubts`:
+    /// then the hash may tell of bytes that are no more.
+    pub(super) fn enter_present(&self, piece: PieceIndex, doubts: u64) -> bool {
         let mut ledger = self.ledger.lock();
+        if ledger.doubts != doubts {
+            return false;
+        }
         if self.table.set_present(piece) {
             ledger.pending.push(Record::Have(piece));
         }
+        true
     }
 
     fn enter_absent(&self, piece: PieceIndex) {
@@ -316,3 +352,6 @@ impl Hashing {
         }
     }
 }
+
+/// Readings of a piece while its files are altered meanwhile.
+const CHECK_TRIES: usize = 8;

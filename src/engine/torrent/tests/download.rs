@@ -92,6 +92,56 @@ fn a_seek_cancels_the_old_window() {
 }
 
 #[test]
+fn a_window_that_is_gone_at_once_is_never_asked() {
+    let mut world = World::new(100, 4);
+    world.seed(1);
+    world.open(5);
+    world.window(5, 0, 3);
+    let before = world.requests_seen();
+    world.plan(5, 2, 9);
+    world.plan(5, 50, 59);
+    assert_eq!((world.requests_seen(), world.asked_count()), (before, 16), "a seek after a first glance");
+    world.pass(3 * MS);
+    assert_eq!(world.asked_count(), 0, "what was left behind is taken back, what is new is not believed yet");
+    world.pass(3 * MS);
+    assert!(world.asked_of(1).iter().all(|&(piece, _)| piece >= 50) && world.asked_count() > 0);
+}
+
+#[test]
+fn the_first_who_unchokes_leaves_the_others_their_shares() {
+    let mut world = World::new(1, 64);
+    (1..=4).for_each(|peer| world.connect(peer));
+    world.read(1, 0, 0);
+    for peer in 1..=4 {
+        world.hear_all(peer, [Message::HaveAll, Message::Unchoke]);
+        assert_eq!(world.asked_of(peer).len(), 16);
+    }
+}
+
+#[test]
+fn the_last_blocks_are_hedged_by_what_is_known_by_then() {
+    let mut world = World::new(1, 16);
+    (1..=4).for_each(|peer| world.connect(peer));
+    world.read(1, 0, 0);
+    (1..=4).for_each(|peer| world.hear_all(peer, [Message::HaveAll, Message::Unchoke]));
+    let held = world.asked_of(4);
+    assert_eq!(held.len(), 4);
+    // Peers 1 to 3 send after 50 ms, a block in 8 ms; peer 4 never does.
+    world.pass(50 * MS);
+    for _ in 0..4 {
+        world.pass(8 * MS);
+        for peer in 1..=3 {
+            assert!(world.answer(peer));
+        }
+    }
+    world.pass(120 * MS);
+    let again: Vec<_> = (1..=3).flat_map(|peer| world.asked_of(peer)).collect();
+    assert!(held.iter().all(|block| again.contains(block)), "{held:?} {again:?}");
+    world.run();
+    assert_eq!(world.ready, [1]);
+}
+
+#[test]
 fn what_a_reader_waits_for_goes_before_the_window() {
     let mut world = World::new(100, 4);
     world.open(5);

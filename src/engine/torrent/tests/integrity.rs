@@ -1,7 +1,7 @@
 //! Pieces that fail, and who pays for it.
 
-use super::world::{World, addr, block, lie};
-use crate::base::{PieceIndex, PieceRange};
+use super::world::{MS, S, World, addr, block, lie};
+use crate::base::{BLOCK_BYTES, PieceIndex, PieceRange};
 use crate::engine::*;
 use crate::proto::wire::Message;
 
@@ -103,6 +103,24 @@ fn a_suspected_piece_is_checked_before_its_next_service_and_peers_hear_nothing_o
 }
 
 #[test]
+fn a_piece_suspected_before_the_verdict_on_it_is_heard_is_checked_first() {
+    let mut world = World::new(2, 1);
+    world.seed(1);
+    world.read(1, 0, 0);
+    assert!(world.answer(1));
+    let [DiskJob::Write { piece, attempt, .. }] = world.jobs[..] else { panic!("{:?}", world.jobs) };
+    world.jobs.clear();
+    // The store had it, and has found its file altered: the verdict is older than that.
+    world.command(Command::Suspect(PieceRange::one(piece)));
+    world.done(DiskDone::Verified { piece, attempt, bytes: 16384 });
+    assert!(world.ready.is_empty());
+    assert!(matches!(world.jobs[..], [DiskJob::Check { piece: PieceIndex(0), .. }]), "{:?}", world.jobs);
+    let asked = world.requests_seen();
+    world.write_all();
+    assert_eq!((&world.ready[..], world.requests_seen()), (&[1][..], asked), "it is not fetched again");
+}
+
+#[test]
 fn completions_of_an_old_attempt_are_dropped() {
     let mut world = World::new(1, 2);
     world.seed(1);
@@ -111,4 +129,33 @@ fn completions_of_an_old_attempt_are_dropped() {
     assert!(world.ready.is_empty());
     world.run();
     assert_eq!(world.ready, [1]);
+}
+
+#[test]
+fn a_burst_of_failing_writes_pauses_for_a_second_and_the_next_burst_for_two() {
+    let mut world = World::new(32, 1);
+    world.seed(1);
+    world.read(1, 0, 15);
+    for (burst, pause) in [(1, S), (2, 2 * S)] {
+        while world.answer(1) {}
+        let jobs = std::mem::take(&mut world.jobs);
+        assert_eq!(jobs.len(), 16, "burst {burst}: everything was asked, again");
+        for job in jobs {
+            let DiskJob::Write { piece, attempt, .. } = job else { panic!("{job:?}") };
+            let error = "No space left on device".to_owned();
+            world.done(DiskDone::Failed { piece, attempt, bytes: BLOCK_BYTES, error });
+        }
+        assert_eq!(world.snapshot().disk_error.as_deref(), Some("No space left on device"));
+        // Who waits is told when the second attempt has failed, too.
+        assert_eq!(world.failed.is_empty(), burst == 1);
+        if burst == 2 {
+            world.read(2, 0, 15);
+        }
+        world.pass(pause - MS);
+        assert_eq!(world.asked_count(), 0, "burst {burst}: a pause");
+        world.pass(2 * MS);
+    }
+    world.run();
+    assert_eq!(world.snapshot().disk_error, None);
+    assert_eq!(world.ready, [2]);
 }

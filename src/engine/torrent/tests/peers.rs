@@ -1,6 +1,8 @@
 //! How peers are treated.
 
-use super::world::{S, World, addr, block};
+use bytes::Bytes;
+
+use super::world::{MS, S, World, addr, block};
 use crate::base::{PeerId, PieceIndex};
 use crate::engine::*;
 use crate::proto::wire::{BlockRequest, Message};
@@ -190,4 +192,34 @@ fn without_upload_nobody_is_unchoked() {
         world.pass(60 * S);
         assert_eq!(world.said.contains(&(1, Message::Unchoke)), upload);
     }
+}
+
+#[test]
+fn who_is_dialled_for_a_reader_hears_of_our_interest_at_once() {
+    let mut world = World::new(9, 1);
+    world.open(5);
+    world.read(1, 3, 3);
+    let opening = Opening { pieces: Bytes::from_static(&[0, 0]) };
+    world.connect_told(1, opening.clone());
+    assert!(!world.said(1).iter().any(|message| matches!(message, Message::Interested | Message::HaveNone)));
+    world.hear_all(1, [Message::HaveAll, Message::Unchoke]);
+    assert_eq!(world.asked_of(1), [(3, 0)]);
+    world.run();
+    // A piece that came between the opening and its answer is told.
+    world.connect_told(2, opening);
+    assert!(world.said(2).iter().any(|message| matches!(message, Message::Have(3))), "{:?}", world.said(2));
+}
+
+#[test]
+fn who_closes_on_an_opening_is_dialled_again_without_one() {
+    let mut world = World::new(9, 1);
+    world.open(5);
+    world.read(1, 3, 3);
+    world.command(Command::Candidates { source: Source::Tracker, addrs: vec![addr(1)] });
+    assert_eq!((world.dialled.as_slice(), world.openings), (&[addr(1)][..], 1));
+    world.connect_told(1, Opening { pieces: Bytes::from_static(&[0, 0]) });
+    world.torrent.handle_disconnected(world.now, PeerKey(1));
+    world.drain();
+    world.pass(2 * MS);
+    assert_eq!((world.dialled.len(), world.openings), (2, 1), "at once, and plainly");
 }

@@ -29,6 +29,8 @@ pub(super) struct World {
     pub ready: Vec<u64>,
     pub failed: Vec<(u64, ReadError)>,
     pub dialled: Vec<SocketAddr>,
+    /// Dials with something to say behind the handshake.
+    pub openings: usize,
     pub announced: Vec<Announcement>,
     pub completed: bool,
     requests_seen: usize,
@@ -75,6 +77,7 @@ impl World {
             ready: Vec::new(),
             failed: Vec::new(),
             dialled: Vec::new(),
+            openings: 0,
             announced: Vec::new(),
             completed: false,
             requests_seen: 0,
@@ -99,7 +102,10 @@ impl World {
                     self.asked.remove(&peer.0);
                     self.closed.push((peer.0, reason));
                 }
-                Effect::Dial(addr) => self.dialled.push(addr),
+                Effect::Dial { addr, opening } => {
+                    self.dialled.push(addr);
+                    self.openings += usize::from(opening.is_some());
+                }
                 Effect::Disk(job) => self.jobs.push(job),
                 Effect::ReadReady(ticket) => self.ready.push(ticket.0),
                 Effect::ReadFailed(ticket, error) => self.failed.push((ticket.0, error)),
@@ -135,21 +141,39 @@ impl World {
         self.command(Command::Opened { handle: HandleId(handle), file });
     }
 
+    /// A window that has stood long enough to be believed.
     pub fn window(&mut self, handle: u64, from: u32, to: u32) {
+        self.plan(handle, from, to);
+        self.pass(5 * MS);
+    }
+
+    pub fn plan(&mut self, handle: u64, from: u32, to: u32) {
         let pieces = vec![PieceRange::inclusive(PieceIndex(from), PieceIndex(to))];
         self.command(Command::Window { handle: HandleId(handle), pieces, horizon: None });
     }
 
     pub fn connect(&mut self, peer: u64) {
-        let mut id = *b"-XX0001-000000000000";
-        id[12..].copy_from_slice(&peer.to_be_bytes());
-        self.connect_as(peer, PeerId(id), addr(peer), true);
+        self.connect_as(peer, PeerId(peer_id(peer)), addr(peer), true);
     }
 
     pub fn connect_as(&mut self, peer: u64, peer_id: PeerId, addr: SocketAddr, outgoing: bool) {
-        let connected = Connected { addr, outgoing, peer_id, fast: true, extended: true };
+        self.connected(peer, Connected { addr, outgoing, peer_id, fast: true, extended: true, opening: None });
+    }
+
+    /// A peer that was told this much with the handshake.
+    pub fn connect_told(&mut self, peer: u64, opening: Opening) {
+        let (addr, peer_id, opening) = (addr(peer), PeerId(peer_id(peer)), Some(opening));
+        self.connected(peer, Connected { addr, outgoing: true, peer_id, fast: true, extended: true, opening });
+    }
+
+    fn connected(&mut self, peer: u64, connected: Connected) {
         self.torrent.handle_connected(self.now, PeerKey(peer), connected);
         self.drain();
+    }
+
+    /// What was said to a peer, but for requests.
+    pub fn said(&self, peer: u64) -> Vec<&Message> {
+        self.said.iter().filter(|(to, _)| *to == peer).map(|(_, message)| message).collect()
     }
 
     pub fn hear(&mut self, peer: u64, message: Message) {
@@ -258,6 +282,12 @@ impl World {
     pub fn snapshot(&mut self) -> TorrentSnapshot {
         self.torrent.snapshot(self.now)
     }
+}
+
+fn peer_id(peer: u64) -> [u8; 20] {
+    let mut id = *b"-XX0001-000000000000";
+    id[12..].copy_from_slice(&peer.to_be_bytes());
+    id
 }
 
 pub(super) fn addr(peer: u64) -> SocketAddr {

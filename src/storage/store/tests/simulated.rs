@@ -2,6 +2,7 @@
 //! number of operations, and can lose, tear and reorder what was not synced.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::PathBuf;
@@ -349,6 +350,14 @@ impl Backing for Disk {
     }
 
     fn forget(&self, _: FileIndex) {}
+
+    fn lend(&self, _file: FileIndex) -> io::Result<(Arc<File>, Identity)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn is_held(&self, _file: FileIndex) -> Option<bool> {
+        Some(false)
+    }
 
     fn path(&self, file: FileIndex) -> PathBuf {
         PathBuf::from(format!("simulated/{file}"))
