@@ -1,6 +1,6 @@
 """A libtorrent peer for tests. One argument: JSON {torrent, save, ip, port, mode: "seed"|"leech", trackers: bool,
 connect: [[ip, port], ...], upload_limit: N, settings: {...}}. Says lines of JSON: {"port": N} once it listens, {"complete": true} when all
-is there, {"state": {...}} after "state". Commands by lines: "connect IP PORT", "state", "upload BYTES_PER_SECOND". Ends
+is there and written, {"state": {...}} after "state". Commands by lines: "connect IP PORT", "state", "upload BYTES_PER_SECOND". Ends
 with its standard input. Uses TCP only, neither DHT nor LSD nor port mapping."""
 import json
 import os
@@ -40,7 +40,7 @@ torrent.set_upload_limit(a.get("upload_limit", 0))
 for ip, port in a.get("connect", []):
     torrent.connect_peer((ip, port))
 
-listening = complete = False
+listening = flushing = complete = False
 rest = ""
 while True:
     session.wait_for_alert(20)
@@ -48,13 +48,16 @@ while True:
         if isinstance(alert, lt.listen_succeeded_alert) and not listening and "tcp" in str(alert.socket_type).lower():
             listening = True
             say(port=alert.port)
+        elif isinstance(alert, lt.cache_flushed_alert) and flushing and not complete:
+            complete = True
+            say(complete=True)
         elif isinstance(alert, lt.listen_failed_alert):
             print(alert.message(), file=sys.stderr, flush=True)
         elif isinstance(alert, (lt.tracker_error_alert, lt.tracker_reply_alert, lt.peer_disconnected_alert, lt.peer_connect_alert)):
             print(alert.message(), file=sys.stderr, flush=True)
-    if not complete and torrent.status().is_seeding:
-        complete = True
-        say(complete=True)
+    if not flushing and torrent.status().is_seeding:
+        flushing = True
+        torrent.flush_cache()  # it is finished before its file is written
     if select.select([0], [], [], 0)[0]:
         more = os.read(0, 4096)
         if not more:

@@ -10,6 +10,7 @@ pub mod payload;
 pub mod peers;
 pub mod process;
 pub mod trackers;
+pub mod web;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -67,6 +68,8 @@ impl World {
             .env("XDG_CONFIG_HOME", self.path("config"))
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env_remove("JOURNAL_STREAM")
+            .env_remove("SSL_CERT_FILE")
+            .env_remove("SSL_CERT_DIR")
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null());
     }
@@ -92,9 +95,9 @@ impl Drop for World {
     }
 }
 
-/// The program under test. An ordinary user's tests see it under another path, in a mount namespace of theirs.
+/// The program under test.
 pub fn btfs() -> PathBuf {
-    std::env::var_os("BTFS_TEST_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_btfs")), PathBuf::from)
+    PathBuf::from(env!("CARGO_BIN_EXE_btfs"))
 }
 
 /// Where `scripts/setup` puts what is not a Debian package.
@@ -114,6 +117,11 @@ pub fn times(count: usize) -> usize {
     count * factor
 }
 
+/// Whether this is the long run.
+pub fn is_long() -> bool {
+    times(1) > 1
+}
+
 /// Whether tests can mount here; says so when they cannot.
 pub fn can_mount() -> bool {
     let can = Path::new("/dev/fuse").exists();
@@ -121,6 +129,16 @@ pub fn can_mount() -> bool {
         eprintln!("SKIPPED: there is no /dev/fuse");
     }
     can
+}
+
+/// Whether this runs as root, for what no ordinary user can set up; says what that is when it does not.
+pub fn as_root(why: &str) -> bool {
+    // SAFETY: no arguments, no failure.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("SKIPPED: needs root {why}");
+    }
+    root
 }
 
 /// Polls until the condition gives a value; panics with `what` when `bound` has passed.

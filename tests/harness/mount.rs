@@ -17,6 +17,8 @@ pub struct MountBuilder<'a> {
     world: &'a World,
     torrents: Vec<PathBuf>,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
+    wrapper: Vec<String>,
     cache: PathBuf,
     point: PathBuf,
     open_files: Option<u64>,
@@ -34,6 +36,8 @@ impl World {
             world: self,
             torrents: vec![torrent.to_path_buf()],
             arguments: Vec::new(),
+            environment: Vec::new(),
+            wrapper: Vec::new(),
             cache: self.path("cache/btfs"),
             point: self.path("mnt"),
             open_files: None,
@@ -98,6 +102,18 @@ impl MountBuilder<'_> {
         self
     }
 
+    /// With this in its environment.
+    pub fn env(mut self, name: &str, value: impl Into<PathBuf>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Started by this command, which gets the program and its arguments as its last ones.
+    pub fn wrapped(mut self, command: &[&str]) -> Self {
+        self.wrapper = command.iter().map(|&text| text.to_owned()).collect();
+        self
+    }
+
     /// At most so many open files for the process.
     pub fn open_files(mut self, limit: u64) -> Self {
         self.open_files = Some(limit);
@@ -106,14 +122,22 @@ impl MountBuilder<'_> {
 
     fn command(&self) -> Command {
         let _ = std::fs::create_dir_all(&self.point); // fails on a dead mount: it is there, then
-        let mut command = self.world.btfs();
+        let mut command = match self.wrapper.split_first() {
+            Some((first, others)) => {
+                let mut command = Command::new(first);
+                self.world.surround(&mut command);
+                command.args(others).arg(btfs());
+                command
+            }
+            None => self.world.btfs(),
+        };
         command.arg("mount").args(&self.torrents).arg(&self.point);
         command.arg("--cache-dir").arg(&self.cache);
         // Tests meet on loopback only, and never ask a tracker outside.
         if !self.arguments.iter().any(|text| text == "--bind") {
             command.args(["--bind", &super::own_ip().to_string()]);
         }
-        command.args(&self.arguments);
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(limit) = self.open_files {
             let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
             // SAFETY: setrlimit is safe between fork and exec and reads a live struct.

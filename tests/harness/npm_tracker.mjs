@@ -1,6 +1,10 @@
-// The tracker of npm's bittorrent-tracker for tests: node npm_tracker.mjs NODE_MODULES HOST. HTTP and UDP on free ports.
-// Says lines of JSON: {"http": PORT, "udp": PORT}, then {"event": "start|update|complete|stop", "addr", "hash", "left"}.
-const [modules, host] = process.argv.slice(2)
+// The tracker of npm's bittorrent-tracker for tests: node npm_tracker.mjs NODE_MODULES HOST [CHAIN KEY]. HTTP and UDP on
+// free ports, with a certificate HTTPS as well. Says lines of JSON: {"http": PORT, "udp": PORT, "https": PORT}, then
+// {"event": "start|update|complete|stop", "addr", "hash", "left"}.
+import fs from 'node:fs'
+import https from 'node:https'
+
+const [modules, host, chain, key] = process.argv.slice(2)
 const { default: Server } = await import(`${modules}/bittorrent-tracker/server.js`)
 
 const say = words => console.log(JSON.stringify(words))
@@ -10,5 +14,11 @@ server.on('warning', error => console.error(String(error)))
 for (const event of ['start', 'update', 'complete', 'stop']) {
   server.on(event, (addr, params) => say({ event, addr, hash: params.info_hash, left: params.left }))
 }
-server.listen(0, { http: host, udp: host }, () => say({ http: server.http.address().port, udp: server.udp4.address().port }))
+server.listen(0, { http: host, udp: host }, () => {
+  const ports = { http: server.http.address().port, udp: server.udp4.address().port }
+  if (!chain) return say(ports)
+  const secure = https.createServer({ cert: fs.readFileSync(chain), key: fs.readFileSync(key) })
+  secure.on('request', (request, response) => server.onHttpRequest(request, response))
+  secure.listen(0, host, () => say({ ...ports, https: secure.address().port }))
+})
 process.stdin.on('end', () => process.exit(0)).resume()

@@ -1,10 +1,11 @@
 //! Other people's trackers, on loopback.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
 use super::process::{Process, Talker};
+use super::web::Certificate;
 use super::{World, own_addr, own_ip, peers_directory, run_any, wait_until};
 
 const START: Duration = Duration::from_secs(30);
@@ -13,18 +14,31 @@ const START: Duration = Duration::from_secs(30);
 pub struct NpmTracker {
     talker: Talker,
     pub url: String,
+    /// The same tracker by HTTPS, if it has a certificate.
+    pub https: Option<String>,
 }
 
 impl World {
     #[track_caller]
     pub fn npm_tracker(&self) -> NpmTracker {
-        let ip = own_ip();
+        self.npm_tracker_at(own_ip(), None)
+    }
+
+    /// As [`npm_tracker`](Self::npm_tracker), with an address of the caller's and by HTTPS as well.
+    #[track_caller]
+    pub fn npm_tracker_at(&self, ip: IpAddr, certificate: Option<&Certificate>) -> NpmTracker {
         let mut command = Command::new("node");
         command.arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/npm_tracker.mjs"));
         command.arg(peers_directory().join("npm/node_modules")).arg(ip.to_string());
+        if let Some(certificate) = certificate {
+            command.arg(&certificate.chain).arg(&certificate.key);
+        }
         let mut talker = Talker::start(&mut command, &self.path("npm-tracker.log"));
-        let port = talker.hear("bittorrent-tracker listens", START, 0, |line| line["http"].as_u64());
-        NpmTracker { talker, url: format!("http://{ip}:{port}/announce") }
+        let (port, https) = talker.hear("bittorrent-tracker listens", START, 0, |line| {
+            line["http"].as_u64().map(|port| (port, line["https"].as_u64()))
+        });
+        let https = https.map(|port| format!("https://{ip}:{port}/announce"));
+        NpmTracker { talker, url: format!("http://{ip}:{port}/announce"), https }
     }
 }
 

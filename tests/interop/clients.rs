@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::harness::mount::{sum, torrents};
 use crate::harness::payload::{Torrent, assert_same, torrent, write_file};
-use crate::harness::{World, can_mount, own_addr, run, texts};
+use crate::harness::{World, can_mount, own_addr, run, texts, wait_until};
 
 const BOUND: Duration = Duration::from_secs(90);
 const PIECE: u64 = 64 << 10;
@@ -228,7 +228,8 @@ fn two_mounts_complete_each_other() {
     drop(seed);
     let second = world.mount(&torrent).cache("two").at("second").peer(addr).start();
     assert_same(&second.path(&torrent.name), &torrent.data);
-    assert!(first.figure("uploaded_bytes") >= torrent.length);
+    // Uploads are told every half second.
+    wait_until("the uploads are told", Duration::from_secs(5), || first.figure("uploaded_bytes") >= torrent.length);
     first.umount();
     second.umount();
 }

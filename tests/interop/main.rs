@@ -5,3 +5,4 @@ mod harness;
 mod others;
 mod players;
 mod trackers;
+mod urls;

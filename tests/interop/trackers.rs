@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::mount::{sum, torrents};
 use crate::harness::payload::{assert_same, torrent, write_file};
-use crate::harness::{World, can_mount, own_addr, wait_until};
+use crate::harness::{World, can_mount, own_addr, own_ip, wait_until};
 
 const BOUND: Duration = Duration::from_secs(60);
 const PIECE: u64 = 64 << 10;
@@ -121,4 +121,90 @@ fn opentracker_counts_a_mount_as_leecher_then_as_seed_then_not_at_all() {
     mount.umount();
     wait_until("opentracker forgets the mount", Duration::from_secs(5), || tracker.scrape() == Some((1, 1, 0)));
     assert_eq!(seed.state()["failed"], 0);
+}
+
+#[test]
+fn a_tracker_by_https_is_trusted_by_the_users_own_authority() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let ip = own_ip();
+    let certificate = world.authority("authority").certify(ip);
+    let mut tracker = world.npm_tracker_at(ip, Some(&certificate));
+    let https = tracker.https.clone().unwrap();
+    let data = world.path("original/file.bin");
+    write_file(&data, 5, 4_000_001);
+    let plain = torrent(&data, PIECE, std::slice::from_ref(&tracker.url));
+    let seed = world.libtorrent_seed(&plain).trackers().start();
+    assert_eq!(tracker.wait_event("start", seed.addr, BOUND), 0);
+
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&https));
+    let addr = own_addr();
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    // As a user writes it: relative to where the command is started.
+    let mount = world.mount(&torrent).env("SSL_CERT_FILE", "authority/authority.pem");
+    let mount = mount.args(&["--bind", &ip, "--port", &port]).start();
+    assert_eq!(tracker.wait_event("start", addr, BOUND), torrent.length);
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    assert_eq!(tracker.wait_event("complete", addr, BOUND), 0);
+    let status = mount.status();
+    let seen = &torrents(&status)[0]["trackers"][0];
+    assert_eq!((&seen["url"], &seen["working"]), (&https.into(), &true.into()), "{seen}");
+    assert_eq!(mount.downloaded(), torrent.length);
+    mount.umount();
+    tracker.wait_event("stop", addr, Duration::from_secs(5));
+}
+
+#[test]
+fn a_tracker_whose_certificate_is_not_accepted_is_named_and_harms_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let (trusted, stranger) = (world.authority("trusted"), world.authority("stranger"));
+    let (first, second) = (own_ip(), own_ip());
+    let trackers = [
+        world.npm_tracker_at(first, Some(&stranger.certify(first))),
+        world.npm_tracker_at(second, Some(&trusted.certify(own_ip()))), // another server's
+    ];
+    let urls = [0, 1].map(|at: usize| trackers[at].https.clone().unwrap());
+    let data = world.path("original/file.bin");
+    write_file(&data, 6, 2_000_001);
+    let torrent = torrent(&data, PIECE, &urls);
+    let seed = world.libtorrent_seed(&torrent).start();
+    let mount = world.mount(&torrent).env("SSL_CERT_FILE", &trusted.file).peer(seed.addr).start();
+    let status = mount.wait_status("both have failed", Duration::from_secs(15), |status| {
+        torrents(status)[0]["trackers"].as_array().unwrap().iter().all(|tracker| tracker["message"].is_string())
+    });
+    for (tracker, url, reason) in [(0, &urls[0], "nobody who is trusted"), (1, &urls[1], "not valid for")] {
+        let seen = &torrents(&status)[0]["trackers"][tracker];
+        assert_eq!((seen["url"].as_str(), &seen["working"]), (Some(url.as_str()), &false.into()), "{seen}");
+        let message = seen["message"].as_str().unwrap();
+        assert!(message.contains("certificate") && message.contains(reason), "{message}");
+    }
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    mount.umount();
+}
+
+#[test]
+fn a_file_of_authorities_that_is_missing_is_warned_of() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let ip = own_ip();
+    let tracker = world.npm_tracker_at(ip, Some(&world.authority("authority").certify(ip)));
+    let data = world.path("original/file.bin");
+    write_file(&data, 7, 300_000);
+    let torrent = torrent(&data, PIECE, &[tracker.https.clone().unwrap()]);
+    let mount = world.mount(&torrent).env("SSL_CERT_FILE", "authority/typo.pem").start();
+    let status = mount.wait_status("it has failed", Duration::from_secs(15), |status| {
+        torrents(status)[0]["trackers"][0]["message"].is_string()
+    });
+    let warnings = status["warnings"].to_string();
+    let file = world.path("authority/typo.pem");
+    assert!(warnings.contains(file.to_str().unwrap()) && warnings.contains("no https"), "{warnings}");
+    assert!(!warnings.contains("ERROR"), "{warnings}");
+    mount.umount();
 }

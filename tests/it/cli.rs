@@ -143,6 +143,12 @@ fn problems_with_the_mount_point_or_the_data_are_one_line_with_the_path() {
         assert!(said.starts_with("btfs: ") && said.contains(path), "{said}");
         assert_eq!(home.leftovers(), Vec::<PathBuf>::new(), "{command:?}");
     }
+    for cache in ["data/file", "data/file/below"] {
+        let output = home.btfs(&["mount", "--cache-dir", cache, &good, "mnt"]);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.contains(cache) && said.contains("name another directory with --cache-dir"), "{said}");
+    }
     let output = home.btfs(&["mount", "--cache-dir", "mnt/cache", &good, "mnt"]);
     assert!(text(&output.stderr).contains("inside the mount"), "{}", text(&output.stderr));
     assert_eq!((output.status.code(), home.path("mnt/cache").exists()), (Some(1), false));
@@ -161,6 +167,12 @@ fn mistakes_on_the_command_line_are_usage_errors() {
         (&["mount", "--log", "a=b=c", &good, "mnt"][..], "--log"),
         (&["seed", &good, "data", &good][..], "needs the path of its data"),
         (&["seed", &good][..], "Usage"),
+        (&["mount", "", "mnt"][..], "TORRENT"),
+        (&["mount", &good, ""][..], "MOUNTPOINT"),
+        (&["seed", "", "data"][..], "TORRENT"),
+        (&["seed", &good, ""][..], "DATA"),
+        (&["create", "nowhere", "-n", "a/b"][..], "--name a/b"),
+        (&["mount", "--max-peers", "0", &good, "mnt"][..], "--max-peers"),
     ] {
         let output = home.btfs(command);
         assert_eq!(output.status.code(), Some(2), "{command:?}: {}", text(&output.stderr));
@@ -190,6 +202,7 @@ fn every_command_has_a_help_that_fits_its_options() {
         "--port",
         "--bind",
         "--max-peers",
+        "--max-per-address",
         "--peer",
         "--uid",
         "--no-upload",
@@ -211,6 +224,22 @@ fn every_command_has_a_help_that_fits_its_options() {
         text[from..].lines().take_while(|line| !line.starts_with("Examples")).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(swarm("mount"), swarm("seed"));
+}
+
+#[test]
+fn nothing_to_share_is_said_instead_of_sharing() {
+    let home = Home::new();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/torrents");
+    let torrent = directory.join("v02-multi.torrent");
+    for more in [&[][..], &["--json"]] {
+        let mut command = vec!["seed", torrent.to_str().unwrap(), "data", "--bind", "127.0.0.1", "--no-tracker"];
+        command.extend(more);
+        let output = home.btfs(&command);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("nothing to share"), "{said}");
+        assert_eq!(text(&output.stdout), "");
+    }
 }
 
 #[test]

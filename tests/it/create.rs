@@ -87,7 +87,7 @@ fn what_cannot_be_shared_is_one_line_and_leaves_nothing() {
         (vec!["none"], 1, "No such file"),
         (vec!["linked/file", "-a", "gopher://x"], 2, "no tracker URL"),
         (vec!["linked/file", "--piece-length", "17K"], 2, "power of two"),
-        (vec!["linked/file", "--name", "a/b"], 1, "P12"),
+        (vec!["linked/file", "--name", "a/b"], 2, "a name with a slash in it"),
         (vec!["linked/file", "-o", "no/such/dir.torrent"], 1, "No such file"),
     ] {
         let refused = create(root, &args);

@@ -5,6 +5,7 @@ mod create;
 mod fs_model;
 mod http_client;
 mod layering;
+mod scripts;
 mod store;
 mod tracker;
 mod wire;

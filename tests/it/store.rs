@@ -3,6 +3,7 @@
 
 mod adopted;
 mod altered;
+mod lent;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};

@@ -2,10 +2,13 @@
 
 mod altered;
 mod corpus;
+mod covered;
 mod crowds;
+mod disks;
 mod kills;
 mod signals;
 mod stalls;
+mod streams;
 
 use std::fs::File;
 use std::path::Path;

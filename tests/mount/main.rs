@@ -2,5 +2,7 @@
 mod faults;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod journal;
+mod owners;
 mod semantics;
 mod users;

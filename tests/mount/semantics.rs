@@ -8,6 +8,7 @@ mod endings;
 mod many;
 mod model;
 mod names;
+mod passthrough;
 mod readers;
 mod refused;
-mod served;
+pub(crate) mod served;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{BOUND, Dice, PIECE, one_file};
 use crate::harness::mount::{Mount, sum};
-use crate::harness::payload::{assert_same, compare, torrent, write_file};
-use crate::harness::{World, can_mount, times};
+use crate::harness::payload::{assert_range, assert_same, compare, torrent, write_file};
+use crate::harness::{World, can_mount, run_any, times, wait_for};
 
 /// One of the ways to alter a file; says which.
 fn alter(file: &Path, dice: &mut Dice) -> String {
@@ -221,5 +221,42 @@ fn a_remount_of_a_complete_gigabyte_is_ready_at_once_and_hashes_nothing() {
     let status = mount.status();
     assert_eq!(sum(&status, "downloaded_bytes"), 0);
     assert_eq!(sum(&status, "hashed_pieces"), 0);
+    mount.umount();
+}
+
+#[test]
+fn a_seed_that_is_altered_in_place_sends_nothing_of_it_and_says_so() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 4 << 20);
+    let original = world.path("copy.bin");
+    std::fs::copy(&torrent.data, &original).unwrap();
+    let seed = world.seed(&torrent);
+    let status = |what: &str, condition: &dyn Fn(&serde_json::Value) -> bool| {
+        wait_for(what, BOUND, || {
+            let output = run_any(world.btfs().args(["status", "--json"]));
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let processes = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            processes.into_iter().find(|status| status["command"] == "seed" && condition(status))
+        })
+    };
+    status("all is checked", &|status| sum(status, "have_pieces") == 64);
+    let open = OpenOptions::new().write(true).open(&torrent.data).unwrap();
+    open.write_all_at(&vec![7; 2 << 20], 2 << 20).unwrap();
+    status("the look at its start is a second old", &|status| status["uptime_seconds"].as_u64() > Some(1));
+
+    let mount = world.mount(&torrent).peer(seed.addr).args(&["--read-timeout", "10s"]).start();
+    let got = File::open(mount.path(&torrent.name)).unwrap();
+    let wanted = File::open(&original).unwrap();
+    assert_eq!(super::read_errno(&got, 3 << 20, PIECE as usize), Some(libc::EIO));
+    assert_eq!(mount.figure("corrupt_pieces"), 0, "nothing wrong was sent");
+    // What was not altered is shared again once it was checked.
+    assert_range(&got, &wanted, 0, 2 << 20);
+    let said = status("half of it is left", &|status| sum(status, "have_pieces") == 32);
+    let warnings = said["warnings"].to_string();
+    assert!(warnings.contains("altered by somebody else") && warnings.contains("file.bin"), "{warnings}");
+    drop(got);
     mount.umount();
 }

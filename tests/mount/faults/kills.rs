@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{BOUND, Dice, one_file, reader};
 use crate::harness::mount::is_mounted;
 use crate::harness::payload::{assert_same, compare};
-use crate::harness::{World, can_mount, run, run_any, texts, times};
+use crate::harness::{World, as_root, can_mount, run, run_any, texts, times};
 
 #[test]
 fn kill_9_at_any_moment_costs_only_what_was_in_flight() {
@@ -101,17 +101,24 @@ fn a_live_mount_point_is_never_touched() {
     assert_eq!(refused.status.code(), Some(1), "{}", texts(&refused));
     assert!(texts(&refused).contains(mount.point.to_str().unwrap()), "{}", texts(&refused));
     assert_same(&mount.path(&torrent.name), &torrent.data);
+    mount.umount();
+}
 
-    // Somebody else's file system: the same.
+#[test]
+fn somebody_elses_file_system_is_never_touched() {
+    if !can_mount() || !as_root("to mount a tmpfs") {
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 1 << 20);
     let foreign = world.directory("foreign");
     run(std::process::Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&foreign));
     std::fs::write(foreign.join("precious"), "mine").unwrap();
-    let refused = world.mount(&other).at("foreign").cache("other").attempt();
+    let refused = world.mount(&torrent).at("foreign").attempt();
     let kept = std::fs::read_to_string(foreign.join("precious"));
     crate::harness::mount::detach(&foreign);
     assert_eq!(kept.unwrap(), "mine");
     assert_eq!(refused.status.code(), Some(1), "{}", texts(&refused));
-    mount.umount();
 }
 
 #[test]
@@ -122,20 +129,23 @@ fn a_busy_mount_keeps_the_manners_of_umount() {
     let world = World::new();
     let torrent = one_file(&world, "file.bin", 4 << 20);
     let seed = world.libtorrent_seed(&torrent).start();
-    let mut mount = world.mount(&torrent).peer(seed.addr).start();
-    let path = mount.path(&torrent.name);
-    let open = std::fs::File::open(&path).unwrap();
+    for (program, plain, lazy) in [("umount", "--", "-l"), ("fusermount3", "-u", "-uz")] {
+        let cache = format!("cache/{program}");
+        let mut mount = world.mount(&torrent).peer(seed.addr).cache(&cache).start();
+        let path = mount.path(&torrent.name);
+        let open = std::fs::File::open(&path).unwrap();
 
-    let busy = run_any(std::process::Command::new("umount").arg(&mount.point));
-    assert!(!busy.status.success() && texts(&busy).contains("busy"), "{}", texts(&busy));
-    assert_same(&path, &torrent.data);
+        let busy = run_any(std::process::Command::new(program).arg(plain).arg(&mount.point));
+        assert!(!busy.status.success() && texts(&busy).contains("busy"), "{}", texts(&busy));
+        assert_same(&path, &torrent.data);
 
-    run(std::process::Command::new("umount").arg("-l").arg(&mount.point));
-    assert!(!is_mounted(&mount.point));
-    let wanted = std::fs::File::open(&torrent.data).unwrap();
-    crate::harness::payload::assert_range(&open, &wanted, 1 << 20, 1 << 20); // the open file lives on
-    drop(open);
-    assert_eq!(mount.wait_end(Duration::from_secs(5)), Some(0), "the last close ends it");
+        run(std::process::Command::new(program).arg(lazy).arg(&mount.point));
+        assert!(!is_mounted(&mount.point));
+        let wanted = std::fs::File::open(&torrent.data).unwrap();
+        crate::harness::payload::assert_range(&open, &wanted, 1 << 20, 1 << 20); // the open file lives on
+        drop(open);
+        assert_eq!(mount.wait_end(Duration::from_secs(5)), Some(0), "the last close ends it");
+    }
 }
 
 #[test]

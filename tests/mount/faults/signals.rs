@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{BOUND, one_file, reader};
 use crate::harness::mount::is_mounted;
 use crate::harness::payload::assert_same;
-use crate::harness::{World, can_mount, wait_until};
+use crate::harness::{World, can_mount, is_long, wait_until};
 
 #[test]
 fn sigterm_and_sigint_fail_blocked_readers_at_once_and_end_well() {
@@ -46,6 +46,22 @@ fn sigterm_with_an_open_file_detaches_and_ends() {
 }
 
 #[test]
+fn a_limit_of_file_sizes_fails_the_read_and_not_the_process() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 4 << 20);
+    let seed = world.libtorrent_seed(&torrent).start();
+    let limited = ["sh", "-c", "ulimit -f 2000 && exec \"$@\"", "sh"];
+    let mount = world.mount(&torrent).peer(seed.addr).args(&["--read-timeout", "20s"]).wrapped(&limited).start();
+    let file = std::fs::File::open(mount.path(&torrent.name)).unwrap();
+    assert_eq!(super::read_errno(&file, 3 << 20, 4096), Some(libc::EIO));
+    drop(file);
+    mount.umount();
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     if !can_mount() {
         return;
@@ -80,7 +96,8 @@ fn a_suspended_process_goes_on_where_it_was() {
         crate::harness::mount::sum(status, "downloaded_bytes") > 2_000_000
     });
     mount.signal(libc::SIGSTOP);
-    std::thread::sleep(Duration::from_secs(3)); // the time that it is away
+    // The time that it is away; after a minute peers and timers have given it up.
+    std::thread::sleep(Duration::from_secs(if is_long() { 60 } else { 3 }));
     mount.signal(libc::SIGCONT);
     let result = hear.recv_timeout(BOUND).expect("the reader goes on");
     assert_eq!(result, Ok(()));

@@ -164,6 +164,13 @@ print(result.hexdigest())
         let got = Reader::python(program, path.as_ref()).output(Duration::from_secs(60));
         assert_eq!(got.trim(), wanted, "{way}, cold");
     }
+    // And where the kernel may read by itself.
+    let served = Served::complete(content());
+    for way in ways {
+        let path = format!("{}:{way}", served.top().join("big").display());
+        let got = Reader::python(program, path.as_ref()).output(Duration::from_secs(60));
+        assert_eq!(got.trim(), wanted, "{way}, complete");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use btfs::fs::{Mount, MountConfig, MountError, prepare_mountpoint};
 
 use super::served::{Content, Reader, Served, Supply};
-use crate::harness::{can_mount, wait_until};
+use crate::harness::{as_root, can_mount, wait_until};
 
 fn content() -> Content {
     Content::new("torrent", 16384, &["a=100000", "b=100000"])
@@ -99,7 +99,7 @@ fn a_lazy_umount_ends_with_the_last_close() {
 
 #[test]
 fn what_was_mounted_over_ours_is_left_alone() {
-    if !can_mount() {
+    if !can_mount() || !as_root("to mount a tmpfs") {
         return;
     }
     let served = Served::complete(content());
@@ -133,17 +133,35 @@ fn a_dead_mount_is_cleared_away() {
     if !can_mount() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
     // A FUSE mount whose server goes away at once: the device is closed without an answer.
-    let program = r"
+    clear_dead_mounts(&[r"
+import os, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+command = ['fusermount3', '-o', 'fsname=dead', '--', sys.argv[1]]
+subprocess.run(command, env={**os.environ, '_FUSE_COMMFD': str(theirs.fileno())}, pass_fds=[theirs.fileno()], check=True)
+"]);
+}
+
+#[test]
+fn dead_mounts_over_each_other_are_cleared_away() {
+    if !can_mount() || !as_root("to mount over a dead mount") {
+        return;
+    }
+    let mounted_directly = r"
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 fd = os.open('/dev/fuse', os.O_RDWR)
 options = 'fd=%d,rootmode=40000,user_id=0,group_id=0' % fd
 assert libc.mount(b'dead', sys.argv[1].encode(), b'fuse', 0, options.encode()) == 0, os.strerror(ctypes.get_errno())
 ";
+    clear_dead_mounts(&[mounted_directly; 2]);
+}
+
+/// Has each program make a dead mount, over that of the one before.
+fn clear_dead_mounts(programs: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
     let path = directory.path().canonicalize().unwrap();
-    for _ in 0..2 {
+    for program in programs {
         Reader::python(program, &path).output(Duration::from_secs(10));
     }
     assert_eq!(fs::metadata(&path).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
@@ -193,66 +211,4 @@ fn two_torrents_share_a_root() {
     assert!(fs::read(point.join("same/d/b")).unwrap() == first.content.file("d/b"));
     assert!(fs::read(point.join(&names[1])).unwrap() == second.content.file("same"));
     mount.unmount();
-}
-
-#[test]
-fn an_ordinary_user_mounts_reads_and_unmounts() {
-    if !can_mount() {
-        return;
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let mode = |path: &std::path::Path, mode| {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-    };
-    mode(directory.path(), 0o777);
-    // Where cargo puts it the user may not be let in.
-    let program = directory.path().join("tests");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    mode(&program, 0o755);
-    // In a mount namespace of its own the device is open to everybody, as on most systems.
-    let script = "mknod \"$1/fuse\" c 10 229 && chmod 666 \"$1/fuse\" && mount --bind \"$1/fuse\" /dev/fuse && \
-                  exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$1/tests\" \
-                  --exact semantics::endings::mounted_by_nobody --ignored --nocapture";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(directory.path());
-    command.env("TMPDIR", directory.path()).env("HOME", directory.path()).current_dir("/");
-    let said = Reader::run(&mut command).output(Duration::from_secs(60));
-    assert!(said.contains("mounted, read, killed, unmounted"), "{said}");
-}
-
-/// The child of the test above; it means nothing by itself.
-#[test]
-#[ignore = "run by an_ordinary_user_mounts_reads_and_unmounts"]
-fn mounted_by_nobody() {
-    let served = Served::empty(content());
-    assert!(fs::read(served.top().join("a")).unwrap() == served.content.file("a"));
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(served.top()).unwrap()), 65534);
-    served.owner.supply(Supply::Shut);
-    let mut reader = Reader::run(
-        Command::new("dd")
-            .args(["iflag=direct", "bs=64k", "of=/dev/null"])
-            .arg(format!("if={}/b", served.top().display())),
-    );
-    served.wait_blocked(1);
-    reader.signal(libc::SIGKILL);
-    reader.ends_within(Duration::from_secs(2));
-    // Detached with a file open, and cleared away when dead.
-    let file = File::open(served.top().join("a")).unwrap();
-    served.mount().unmount();
-    assert_eq!(fs::read_dir(served.root()).unwrap().count(), 0);
-    drop(file);
-    served.mount().wait_unmounted();
-    // Letting others in takes root's consent, and the message says where.
-    let consents = fs::read_to_string("/etc/fuse.conf")
-        .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"));
-    let beside = served.beside("others");
-    let config = MountConfig { mountpoint: beside.clone(), allow_other: true, ..MountConfig::default() };
-    match Mount::start(config, &[served.handle.clone().unwrap()], &[]) {
-        Ok(_) => assert!(consents),
-        Err(error) => {
-            assert!(!consents && error.to_string().contains("user_allow_other"), "{error}");
-            assert_eq!(fs::read_dir(&beside).unwrap().count(), 0);
-        }
-    }
-    println!("mounted, read, killed, unmounted");
 }

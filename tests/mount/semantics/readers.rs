@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use btfs::fs::MountConfig;
 
 use super::served::{Content, Reader, Served, Supply, digest};
-use crate::harness::{can_mount, times, wait_until};
+use crate::harness::{as_root, can_mount, times, wait_until};
 
 fn content() -> Content {
     Content::new("torrent", 65536, &["a=300000", "b=300000"])
@@ -150,7 +150,7 @@ fn a_stopped_reader_gets_its_bytes_when_it_goes_on() {
 
 #[test]
 fn a_reader_in_another_pid_namespace_gets_its_bytes_and_can_be_killed() {
-    if !can_mount() {
+    if !can_mount() || !as_root("to make a namespace") {
         return;
     }
     let served = Served::empty(content());
@@ -181,7 +181,7 @@ fn a_reader_in_another_pid_namespace_gets_its_bytes_and_can_be_killed() {
 
 #[test]
 fn readers_that_proc_hides_get_their_bytes() {
-    if !can_mount() {
+    if !can_mount() || !as_root("to hide processes") {
         return;
     }
     // The mount lives in a child of ours in a mount namespace of its own, where /proc hides other users' processes

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::served::{Content, Reader, Served};
-use crate::harness::can_mount;
+use crate::harness::{as_root, can_mount};
 
 /// Tries every call that would change something; all must fail with EROFS.
 const CHANGES: &str = r"
@@ -80,7 +80,7 @@ fn every_change_is_refused_as_on_a_read_only_disk() {
 
 #[test]
 fn every_change_is_refused_after_a_remount_for_writing_as_well() {
-    if !can_mount() {
+    if !can_mount() || !as_root("to remount") {
         return;
     }
     let served = Served::complete(Content::new("torrent", 16384, &["a=1000", "d/b=1000"]));

@@ -110,13 +110,30 @@ impl Reader {
 
     /// Runs a command.
     pub fn run(command: &mut Command) -> Self {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self::run_with(command, Stdio::null())
+    }
+
+    /// Runs a command with this input.
+    pub fn run_with(command: &mut Command, input: impl Into<Stdio>) -> Self {
+        let child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         crate::harness::process::send_signal(self.0.id() as i32, signal);
+    }
+
+    /// Waits for its end; whether it came.
+    pub fn try_ends_within(&mut self, bound: Duration) -> bool {
+        let until = Instant::now() + bound;
+        while self.0.try_wait().unwrap().is_none() {
+            if Instant::now() > until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
     }
 
     /// Waits for its end; panics when that takes longer.
