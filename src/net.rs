@@ -11,6 +11,7 @@ mod session;
 mod torrent_handle;
 mod torrent_task;
 mod tracker_client;
+pub mod udp_tracker;
 
 pub use session::{AddTorrent, Session, SessionConfig, SessionError};
 pub use torrent_handle::{PendingRead, ReadOutcome, ReadReply, Request, Requests, TorrentHandle};

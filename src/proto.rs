@@ -9,4 +9,5 @@ pub mod merkle;
 pub mod metainfo;
 pub mod path;
 pub mod peer_addr;
+pub mod udp_tracker;
 pub mod wire;

@@ -118,7 +118,7 @@ pub struct SwarmArgs {
     /// Send nothing to other peers (they will send less, and later)
     #[arg(long)]
     pub no_upload: bool,
-    /// Ask this tracker first, before those of the torrent (repeatable)
+    /// Ask this tracker as well, by http, https or udp (repeatable: a tier of your own)
     #[arg(long = "tracker", value_name = "URL", value_parser = tracker_url)]
     pub trackers: Vec<String>,
     /// Ask no tracker

@@ -195,8 +195,11 @@ fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
             (false, false) => "not asked yet",
         };
         let _ = write!(text, "    tracker    {}  {state}", safe(&tracker.url));
-        if let (Some(seeds), Some(leechers)) = (tracker.seeds, tracker.leechers) {
-            let _ = write!(text, ", seeds {seeds}, leechers {leechers}");
+        let figures = [("seeds", tracker.seeds), ("leechers", tracker.leechers), ("completed", tracker.completed)];
+        for (name, figure) in figures {
+            if let Some(figure) = figure {
+                let _ = write!(text, ", {name} {figure}");
+            }
         }
         if let Some(next) = tracker.next_announce_seconds {
             let _ = write!(text, ", again in {}", Span(Duration::from_secs(next)));

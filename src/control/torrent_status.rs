@@ -143,6 +143,8 @@ pub struct TrackerStatus {
     pub seeds: Option<u32>,
     /// Leechers it knows of.
     pub leechers: Option<u32>,
+    /// Complete downloads that it has counted.
+    pub completed: Option<u32>,
     /// Time until it is asked again.
     pub next_announce_seconds: Option<u64>,
 }
@@ -285,6 +287,7 @@ fn tracker_status(tracker: &TrackerSnapshot) -> TrackerStatus {
         message: tracker.message.clone(),
         seeds: tracker.seeds,
         leechers: tracker.leechers,
+        completed: tracker.completed,
         next_announce_seconds: tracker.next_announce.map(|next| next.as_secs()),
     }
 }

@@ -1,14 +1,19 @@
-//! When to announce what to which tracker (BEP 3, 12, 24): intervals, events, tiers, backoff. Announces nothing itself.
+//! When to announce what to which tracker (BEP 3, 12, 24, 31), and when to scrape it (BEP 48): intervals, events, tiers,
+//! backoff. Asks nobody itself.
 //!
-//! Tiers go as BEP 12 says: shuffled inside once, the one that answers moves to the front of its tier, a failing one
-//! gives way to the next, a later tier is asked when all earlier ones have failed. One liberty: while peers are short
-//! the later tiers are asked as well, unless the torrent is private.
+//! Tiers go as BEP 12 says: shuffled inside once, tried in that order, the one that answers moves to the front of its
+//! tier, a later tier is asked when every tracker of all earlier ones has failed. One that does not answer for 10 s gives
+//! way like one that failed; its late answer is still welcome. The user's own trackers are a tier beside the others, which
+//! it does not hold back.
 //!
 //! Whatever a tracker says, regular announces are 60 s apart at least and 24 h at most (I9).
 
-use std::time::{Duration, Instant};
+mod tracker;
 
-use super::{AnnounceEvent, AnnounceOutcome, Announcement, TrackerId, TrackerSnapshot};
+use std::time::Instant;
+
+use super::{AnnounceEvent, AnnounceOutcome, Announcement, Scrape, ScrapeOutcome, TrackerId, TrackerSnapshot};
+use tracker::{MAX_INTERVAL, MIN_INTERVAL, Tracker};
 
 /// Byte counts that every announce carries.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,7 +33,9 @@ pub(crate) struct Announcer {
     trackers: Vec<Tracker>,
     /// For each tier its trackers in the order in which they are tried.
     tiers: Vec<Tier>,
-    private: bool,
+    /// The first so many tiers hold no later one back.
+    free_tiers: usize,
+    born: Instant,
     completed: bool,
     stopping: bool,
     /// Peers are few and somebody waits.
@@ -38,52 +45,37 @@ pub(crate) struct Announcer {
 
 #[derive(Debug)]
 struct Tier {
+    /// As they are tried.
     order: Vec<usize>,
+    /// Whom the regular announces go to.
     working: Option<usize>,
-}
-
-#[derive(Debug)]
-struct Tracker {
-    url: String,
-    tier: usize,
-    /// The event of the announce that is under way.
-    in_flight: Option<AnnounceEvent>,
-    /// It has answered `started` and may still list us.
-    started: bool,
-    /// It has answered `completed`.
-    completed: bool,
-    /// `stopped` has been sent, or need not be.
-    stopped: bool,
-    failures: u32,
-    next_at: Instant,
-    /// When it last answered.
-    answered_at: Option<Instant>,
-    interval: Duration,
-    min_interval: Duration,
-    /// The gap after which it is asked early; doubles each time.
-    early_gap: Duration,
-    tracker_id: Option<Vec<u8>>,
-    message: Option<String>,
-    seeds: Option<u32>,
-    leechers: Option<u32>,
+    /// When one of it failed last. Whoever was due before is due then: in their order, not by who waits longest.
+    turned_at: Instant,
 }
 
 impl Announcer {
-    /// Every tracker of `tiers` is new; the first of each active tier is due at once.
-    pub(crate) fn new(tiers: &[Vec<String>], private: bool, now: Instant, seed: u64) -> Self {
+    /// Every tracker is new; the first of each active tier is due at once. `users` are a tier of their own. Of all the
+    /// first [`MAX_TRACKERS`] count.
+    pub(crate) fn new(users: &[String], tiers: &[Vec<String>], now: Instant, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut trackers = Vec::new();
         let mut ordered = Vec::new();
-        for (tier, urls) in tiers.iter().filter(|urls| !urls.is_empty()).enumerate() {
+        let all = std::iter::once(users).chain(tiers.iter().map(Vec::as_slice));
+        for (tier, urls) in all.filter(|urls| !urls.is_empty()).enumerate() {
+            let urls = &urls[..urls.len().min(MAX_TRACKERS - trackers.len())];
+            if urls.is_empty() {
+                break;
+            }
             let mut order: Vec<usize> = (trackers.len()..trackers.len() + urls.len()).collect();
             rng.shuffle(&mut order);
-            ordered.push(Tier { order, working: None });
+            ordered.push(Tier { order, working: None, turned_at: now });
             trackers.extend(urls.iter().map(|url| Tracker::new(url.clone(), tier, now)));
         }
         Self {
             trackers,
             tiers: ordered,
-            private,
+            free_tiers: usize::from(!users.is_empty()),
+            born: now,
             completed: false,
             stopping: false,
             short: false,
@@ -110,7 +102,7 @@ impl Announcer {
             // It gets to know us as a seed: nothing completes in its eyes.
             tracker.completed = true;
         }
-        tracker.in_flight = Some(event);
+        tracker.in_flight = Some((event, now));
         Some(Announcement {
             tracker: TrackerId(index as u32),
             url: tracker.url.clone(),
@@ -127,7 +119,7 @@ impl Announcer {
     pub(crate) fn handle_outcome(&mut self, now: Instant, id: TrackerId, outcome: &AnnounceOutcome) {
         let index = id.0 as usize;
         let Some(tracker) = self.trackers.get_mut(index) else { return };
-        let Some(event) = tracker.in_flight.take() else { return };
+        let Some((event, _)) = tracker.in_flight.take() else { return };
         let tier = tracker.tier;
         match outcome {
             AnnounceOutcome::Answered {
@@ -135,6 +127,7 @@ impl Announcer {
                 min_interval,
                 complete,
                 incomplete,
+                downloaded,
                 warning,
                 tracker_id,
                 peers: _,
@@ -142,8 +135,9 @@ impl Announcer {
             } => {
                 tracker.answer(now, event, *interval, *min_interval);
                 tracker.message.clone_from(warning);
-                tracker.seeds = complete.or(tracker.seeds);
-                tracker.leechers = incomplete.or(tracker.leechers);
+                if event != AnnounceEvent::Stopped {
+                    tracker.count(now, *complete, *incomplete, *downloaded);
+                }
                 if tracker_id.is_some() {
                     tracker.tracker_id.clone_from(tracker_id);
                 }
@@ -152,16 +146,23 @@ impl Announcer {
                     tracker.next_at = now;
                 }
                 let tier = &mut self.tiers[tier];
-                tier.working = Some(index);
-                if let Some(place) = tier.order.iter().position(|&other| other == index) {
-                    tier.order[..=place].rotate_right(1);
+                // A late answer does not unseat who was asked in its place and works.
+                let other = tier.working.filter(|&other| other != index).map(|other| &self.trackers[other]);
+                if !other.is_some_and(|other| other.is_working() && other.is_idle()) {
+                    tier.working = Some(index);
+                    if let Some(place) = tier.order.iter().position(|&other| other == index) {
+                        tier.order[..=place].rotate_right(1);
+                    }
                 }
             }
-            AnnounceOutcome::Failed { reason } => {
+            AnnounceOutcome::Failed { reason, retry } => {
                 tracker.message = Some(reason.clone());
-                tracker.failures += 1;
-                tracker.next_at = if self.stopping { now } else { now + backoff(tracker.failures) };
+                tracker.fail(now, *retry);
+                if self.stopping {
+                    tracker.next_at = now;
+                }
                 let tier = &mut self.tiers[tier];
+                tier.turned_at = now;
                 if tier.working == Some(index) {
                     tier.working = None;
                 }
@@ -170,13 +171,30 @@ impl Announcer {
         self.ask_early(now);
     }
 
+    /// The next scrape that is due, if any; call until `None`. Each is answered by [`Self::handle_scraped`]. They follow
+    /// answered announces, so nobody needs to be woken for them.
+    pub(crate) fn poll_scrape(&mut self, now: Instant) -> Option<Scrape> {
+        if self.stopping {
+            return None;
+        }
+        let index = self.trackers.iter_mut().position(|tracker| tracker.take_scrape(now))?;
+        Some(Scrape { tracker: TrackerId(index as u32), url: self.trackers[index].url.clone() })
+    }
+
+    /// What became of a scrape.
+    pub(crate) fn handle_scraped(&mut self, now: Instant, id: TrackerId, outcome: ScrapeOutcome) {
+        if let Some(tracker) = self.trackers.get_mut(id.0 as usize) {
+            tracker.handle_scraped(now, outcome);
+        }
+    }
+
     /// The torrent has become complete in this life: every tracker that knows us is told once.
     pub(crate) fn completed(&mut self, now: Instant) {
         if self.completed {
             return;
         }
         self.completed = true;
-        for tracker in self.trackers.iter_mut().filter(|tracker| tracker.started && tracker.failures == 0) {
+        for tracker in self.trackers.iter_mut().filter(|tracker| tracker.started && !tracker.has_failed()) {
             tracker.next_at = now;
         }
     }
@@ -199,7 +217,8 @@ impl Announcer {
         self.stopping = true;
         for tracker in &mut self.trackers {
             // A `started` under way decides when it is answered.
-            tracker.stopped = !tracker.started && tracker.in_flight != Some(AnnounceEvent::Started);
+            let starting = matches!(tracker.in_flight, Some((AnnounceEvent::Started, _)));
+            tracker.stopped = !tracker.started && !starting;
             tracker.next_at = now;
         }
     }
@@ -217,7 +236,7 @@ impl Announcer {
 
     /// All trackers in the order of their tiers.
     pub(crate) fn snapshot(&self, now: Instant) -> Vec<TrackerSnapshot> {
-        let planned: Vec<usize> = (0..self.tiers.len()).filter_map(|tier| self.next_in(tier)).collect();
+        let planned: Vec<(Instant, usize)> = self.regular().collect();
         self.tiers
             .iter()
             .flat_map(|tier| &tier.order)
@@ -226,12 +245,16 @@ impl Announcer {
                 TrackerSnapshot {
                     url: tracker.url.clone(),
                     tier: tracker.tier,
-                    working: tracker.answered_at.is_some() && tracker.failures == 0,
+                    working: tracker.is_working(),
                     announcing: tracker.in_flight.is_some(),
                     message: tracker.message.clone(),
-                    seeds: tracker.seeds,
-                    leechers: tracker.leechers,
-                    next_announce: planned.contains(&index).then(|| tracker.next_at.saturating_duration_since(now)),
+                    seeds: tracker.figures.seeds,
+                    leechers: tracker.figures.leechers,
+                    completed: tracker.figures.completed,
+                    next_announce: planned
+                        .iter()
+                        .find(|(_, planned)| *planned == index)
+                        .map(|(at, _)| at.saturating_duration_since(now)),
                 }
             })
             .collect()
@@ -245,34 +268,41 @@ impl Announcer {
             return waiting.map(|(index, tracker)| (tracker.next_at, index)).min();
         }
         let told = self.trackers.iter().enumerate().filter(|(_, tracker)| self.completed && tracker.owes_completed());
-        let regular = (0..self.tiers.len()).filter_map(|tier| self.next_in(tier));
-        let regular = regular.map(|index| (self.trackers[index].next_at, index));
-        regular.chain(told.map(|(index, tracker)| (tracker.next_at, index))).min()
+        self.regular().chain(told.map(|(index, tracker)| (tracker.next_at, index))).min()
     }
 
-    /// Which tracker of a tier is to be asked next; `None` while one is under way or the tier has nothing to do.
-    fn next_in(&self, tier: usize) -> Option<usize> {
-        if self.stopping || !self.is_active(tier) {
-            return None;
-        }
-        let Tier { order, working } = &self.tiers[tier];
-        if order.iter().any(|&index| self.trackers[index].in_flight.is_some()) {
-            return None;
-        }
-        // The first in order among those that are due at the same time: `min_by_key` keeps the first.
-        working.or_else(|| order.iter().copied().min_by_key(|&index| self.trackers[index].next_at))
+    /// For each tier that may be asked, or may be soon: which of its trackers is next, and when.
+    fn regular(&self) -> impl Iterator<Item = (Instant, usize)> {
+        // From when on a tier may be asked: every tracker of those before it has failed, or is silent by then.
+        let mut opens_at = (!self.stopping).then_some(self.born);
+        let tiers = self.tiers.iter().enumerate().map_while(move |(place, tier)| {
+            let opened_at = opens_at?;
+            if place >= self.free_tiers {
+                let gives_way = tier.order.iter().map(|&index| self.trackers[index].gives_way_at());
+                opens_at = gives_way.fold(opens_at, |latest, at| Some(latest?.max(at?)));
+            }
+            Some(self.next_in(tier, opened_at))
+        });
+        tiers.flatten()
     }
 
-    fn is_active(&self, tier: usize) -> bool {
-        self.tiers[..tier].iter().all(|earlier| {
-            let all_failed = earlier.order.iter().all(|&index| self.trackers[index].failures > 0);
-            all_failed || self.short && !self.private && earlier.working.is_some()
-        })
+    /// Which tracker of a tier that opens at this instant is to be asked next, and when; `None` when all are being asked.
+    fn next_in(&self, tier: &Tier, opens_at: Instant) -> Option<(Instant, usize)> {
+        let Tier { order, working, turned_at } = tier;
+        let idle = |&index: &usize| self.trackers[index].is_idle();
+        if let Some(index) = working.filter(idle) {
+            return Some((self.trackers[index].next_at.max(opens_at), index));
+        }
+        let silent_at = order.iter().filter_map(|&index| self.trackers[index].silent_at()).max();
+        let earliest = silent_at.unwrap_or(opens_at).max(*turned_at).max(opens_at);
+        let due = |&index: &usize| self.trackers[index].next_at.max(earliest);
+        // `min_by_key` keeps the first of those that are due at the same time.
+        order.iter().filter(|index| idle(index)).min_by_key(|index| due(index)).map(|index| (due(index), *index))
     }
 
     /// While peers are short, trackers that work are asked a minute after their last answer, then two, then four.
     fn ask_early(&mut self, now: Instant) {
-        for tracker in self.trackers.iter_mut().filter(|tracker| tracker.failures == 0 && tracker.in_flight.is_none()) {
+        for tracker in self.trackers.iter_mut().filter(|tracker| !tracker.has_failed() && tracker.is_idle()) {
             let Some(at) = tracker.answered_at.filter(|_| !self.stopping) else { continue };
             if self.short {
                 let early = at + tracker.early_gap.max(tracker.min_interval);
@@ -287,70 +317,8 @@ impl Announcer {
     }
 }
 
-impl Tracker {
-    fn new(url: String, tier: usize, now: Instant) -> Self {
-        Self {
-            url,
-            tier,
-            in_flight: None,
-            started: false,
-            completed: false,
-            stopped: false,
-            failures: 0,
-            next_at: now,
-            answered_at: None,
-            interval: DEFAULT_INTERVAL,
-            min_interval: MIN_INTERVAL,
-            early_gap: MIN_INTERVAL,
-            tracker_id: None,
-            message: None,
-            seeds: None,
-            leechers: None,
-        }
-    }
-
-    fn answer(
-        &mut self,
-        now: Instant,
-        event: AnnounceEvent,
-        interval: Option<Duration>,
-        min_interval: Option<Duration>,
-    ) {
-        self.failures = 0;
-        self.answered_at = Some(now);
-        self.min_interval = min_interval.unwrap_or(MIN_INTERVAL).clamp(MIN_INTERVAL, MAX_INTERVAL);
-        self.interval = interval.unwrap_or(DEFAULT_INTERVAL).clamp(self.min_interval, MAX_INTERVAL);
-        self.next_at = now + self.interval;
-        match event {
-            AnnounceEvent::Started => self.started = true,
-            AnnounceEvent::Completed => self.completed = true,
-            AnnounceEvent::Stopped => self.started = false,
-            AnnounceEvent::Periodic => {}
-        }
-    }
-
-    /// It lists us, so it hears of our completion once; a failing one hears it at its next try.
-    fn owes_completed(&self) -> bool {
-        self.started && !self.completed && self.in_flight.is_none()
-    }
-
-    /// After whatever it is being told now: a tracker that takes two announces in the wrong order would list us again.
-    fn may_be_told_to_stop(&self) -> bool {
-        self.started && self.in_flight.is_none()
-    }
-}
-
-/// 15 s, doubling to half an hour.
-fn backoff(failures: u32) -> Duration {
-    FIRST_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(7)).min(MAX_BACKOFF)
-}
-
-const MIN_INTERVAL: Duration = Duration::from_secs(60);
-const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
-/// For trackers that name none.
-const DEFAULT_INTERVAL: Duration = Duration::from_secs(30 * 60);
-const FIRST_BACKOFF: Duration = Duration::from_secs(15);
-const MAX_BACKOFF: Duration = Duration::from_secs(30 * 60);
+/// A torrent with more is no better, only louder.
+const MAX_TRACKERS: usize = 100;
 const MIN_NUMWANT: u32 = 50;
 const MAX_NUMWANT: u32 = 200;
 

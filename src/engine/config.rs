@@ -22,7 +22,9 @@ pub struct Config {
     pub peer_id: PeerId,
     /// BEP 27.
     pub private: bool,
-    /// Trackers by tier, in the torrent's order (shuffled inside a tier by the engine, BEP 12).
+    /// Trackers that the user named: a tier of their own, asked beside the torrent's.
+    pub user_trackers: Vec<String>,
+    /// The torrent's trackers by tier, in its order (shuffled inside a tier by the engine, BEP 12).
     pub trackers: Vec<Vec<String>>,
     /// What to fetch without being asked.
     pub fill: Fill,

@@ -43,6 +43,8 @@ pub enum Effect {
     ReadFailed(Ticket, ReadError),
     /// Ask a tracker; answered by `handle_announced`.
     Announce(Announcement),
+    /// Ask a tracker for its figures; answered by `handle_scraped`.
+    Scrape(Scrape),
     /// The whole torrent has become complete in this life.
     Completed,
 }
@@ -147,4 +149,13 @@ pub struct Announcement {
     pub numwant: u32,
     /// What the tracker gave us last time to send back.
     pub tracker_id: Option<Vec<u8>>,
+}
+
+/// One scrape to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrape {
+    /// Which tracker.
+    pub tracker: TrackerId,
+    /// Its announce URL, byte for byte.
+    pub url: String,
 }

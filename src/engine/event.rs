@@ -7,6 +7,8 @@ use super::Opening;
 use crate::base::{FileIndex, PeerId, PieceIndex, PieceRange};
 use crate::proto::wire::Message;
 
+pub use crate::proto::announce::{Retry, ScrapeReply};
+
 /// One connection, named by whoever drives the engine; never reused within a torrent's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerKey(pub u64);
@@ -193,6 +195,8 @@ pub enum AnnounceOutcome {
         complete: Option<u32>,
         /// Leechers it knows of.
         incomplete: Option<u32>,
+        /// Complete downloads that it has counted.
+        downloaded: Option<u32>,
         /// BEP 31 and friends: a warning, safe for a terminal.
         warning: Option<String>,
         /// Our address as the tracker saw it (BEP 24).
@@ -204,5 +208,18 @@ pub enum AnnounceOutcome {
     Failed {
         /// Why, safe for a terminal.
         reason: String,
+        /// When to come again, if it says so (BEP 31).
+        retry: Option<Retry>,
     },
+}
+
+/// What a scrape came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScrapeOutcome {
+    /// The tracker answered; all figures are missing when it does not know the torrent.
+    Answered(ScrapeReply),
+    /// It did not, or refused.
+    Failed,
+    /// There is no way to scrape this one (BEP 48).
+    Impossible,
 }

@@ -101,6 +101,8 @@ pub struct TrackerSnapshot {
     pub seeds: Option<u32>,
     /// Leechers it knows of.
     pub leechers: Option<u32>,
+    /// Complete downloads that it has counted.
+    pub completed: Option<u32>,
     /// Time until the next announce; `None` when none is planned.
     pub next_announce: Option<Duration>,
 }

@@ -32,7 +32,7 @@ use super::picker::Background;
 use super::reads::Reads;
 use super::{
     AnnounceOutcome, CloseReason, Command, Config, Connected, DialFailure, DiskDone, Effect, Fill, HandleId, PeerEvent,
-    PeerKey, ReadError, Source, TorrentSnapshot, TrackerId,
+    PeerKey, ReadError, ScrapeOutcome, Source, TorrentSnapshot, TrackerId,
 };
 use crate::base::{Bitfield, FileIndex, Layout, PieceIndex, RateMeter};
 use clock::Clock;
@@ -150,7 +150,7 @@ impl Torrent {
             departed: VecDeque::new(),
             candidates: Candidates::new(config.own_addrs.clone(), config.private, seed ^ 2),
             choker: Choker::new(seed ^ 3),
-            announcer: Announcer::new(&config.trackers, config.private, now, seed ^ 4),
+            announcer: Announcer::new(&config.user_trackers, &config.trackers, now, seed ^ 4),
             due: BTreeSet::new(),
             late: BTreeSet::new(),
             wake: BTreeSet::new(),
@@ -227,6 +227,13 @@ impl Torrent {
                 self.candidates.learn_own(ip, port);
             }
         }
+        self.finish(now);
+    }
+
+    /// A scrape was answered, or not.
+    pub fn handle_scraped(&mut self, now: Instant, tracker: TrackerId, outcome: ScrapeOutcome) {
+        let now = self.begin(now);
+        self.announcer.handle_scraped(now, tracker, outcome);
         self.finish(now);
     }
 
@@ -342,6 +349,9 @@ impl Torrent {
         };
         while let Some(announcement) = self.announcer.poll_announce(now, totals) {
             self.effects.push_back(Effect::Announce(announcement));
+        }
+        while let Some(scrape) = self.announcer.poll_scrape(now) {
+            self.effects.push_back(Effect::Scrape(scrape));
         }
         if cfg!(debug_assertions) {
             self.check_invariants();

@@ -40,6 +40,8 @@ pub enum Purpose {
     /// A tracker, named by a torrent, thus by a stranger: on this host and link-local only under a path that ends in
     /// `announce` or `announce.php`.
     Tracker,
+    /// The same tracker's figures: its path ends in `scrape` instead.
+    Scrape,
     /// A document that the user named: anything.
     Document,
 }
@@ -59,7 +61,13 @@ pub enum HttpError {
     /// Not a URL that can be fetched.
     #[error("not an http or https URL")]
     Url,
-    /// The name or the connection.
+    /// Its name stands for nothing.
+    #[error("its name cannot be looked up: {0}")]
+    Name(String),
+    /// Nobody listens there.
+    #[error("the connection is refused")]
+    Refused,
+    /// Any other trouble with the connection.
     #[error("cannot connect: {0}")]
     Connect(String),
     /// The server is not who it should be, or nobody that is trusted here says so.
@@ -221,6 +229,13 @@ fn network_error(error: reqwest::Error) -> HttpError {
     while let Some(known) = cause {
         if known.is::<reach::Unreachable>() {
             return HttpError::Forbidden;
+        }
+        if let Some(reach::Unknown(reason)) = known.downcast_ref() {
+            return HttpError::Name(escape_short(reason.to_string().as_bytes(), MAX_CAUSE_CHARS));
+        }
+        let refused = known.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if refused == Some(std::io::ErrorKind::ConnectionRefused) {
+            return HttpError::Refused;
         }
         cause = known.source();
     }

@@ -22,6 +22,7 @@ use super::listen::{self, Ports};
 use super::registry::Registry;
 use super::torrent_task::{self, Tools, TorrentParts};
 use super::tracker_client::TrackerClient;
+use super::udp_tracker::UdpTrackers;
 use crate::base::{InfoHash, PeerId};
 use crate::engine::{self, Command, Fill, Source};
 use crate::proto::metainfo::Metainfo;
@@ -104,6 +105,7 @@ struct Shared {
     cache: CacheDir,
     pool: DiskPool,
     http: HttpClient,
+    udp: UdpTrackers,
     registry: Arc<Registry>,
     /// Sent with all announces of this life.
     announce_key: u32,
@@ -140,6 +142,7 @@ impl Session {
         let session = Self {
             shared: Arc::new(Shared {
                 http: HttpClient::new(config.bind),
+                udp: UdpTrackers::new(config.bind),
                 cache,
                 pool: DiskPool::new(threads),
                 registry,
@@ -234,6 +237,8 @@ impl Session {
             warn!(hash = %info_hash, "{warning}");
         }
         let port = self.listen_for(&store)?;
+        let (user_trackers, tiers) =
+            if config.use_trackers { tiers(trackers, &metainfo.trackers) } else { Default::default() };
         let engine = engine::Config {
             info_hash,
             layout: metainfo.layout.clone(),
@@ -241,7 +246,8 @@ impl Session {
             unchecked,
             peer_id: registry.peer_id(),
             private: metainfo.private,
-            trackers: if config.use_trackers { tiers(trackers, &metainfo.trackers) } else { Vec::new() },
+            user_trackers,
+            trackers: tiers,
             fill: config.fill,
             upload: config.upload,
             read_timeout: config.read_timeout,
@@ -264,6 +270,7 @@ impl Session {
                 bind: config.bind,
                 trackers: TrackerClient {
                     http: self.shared.http.clone(),
+                    udp: self.shared.udp.clone(),
                     info_hash,
                     peer_id: registry.peer_id(),
                     port,
@@ -328,12 +335,13 @@ impl Drop for Shared {
     }
 }
 
-/// The user's trackers are a tier of their own, before those of the torrent; none is asked twice.
-fn tiers(mut users: Vec<String>, torrents: &[Vec<String>]) -> Vec<Vec<String>> {
+/// The user's trackers and the tiers of the torrent, none of it asked twice.
+fn tiers(mut users: Vec<String>, torrents: &[Vec<String>]) -> (Vec<String>, Vec<Vec<String>>) {
     let mut seen = HashSet::new();
     users.retain(|url| seen.insert(url.clone()));
     let others = torrents.iter().map(|tier| tier.iter().filter(|url| !users.contains(url)).cloned().collect());
-    std::iter::once(users.clone()).chain(others).filter(|tier: &Vec<String>| !tier.is_empty()).collect()
+    let others = others.filter(|tier: &Vec<String>| !tier.is_empty()).collect();
+    (users, others)
 }
 
 /// An id of the common form (BEP 20): two letters, four digits of the version, 12 random letters and digits.
@@ -367,10 +375,10 @@ mod tests {
     }
 
     #[test]
-    fn the_users_trackers_come_first_and_none_twice() {
+    fn the_users_trackers_are_apart_and_none_is_asked_twice() {
         let strings = |urls: &[&str]| urls.iter().map(|&url| url.to_owned()).collect::<Vec<_>>();
         let got = tiers(strings(&["a", "b"]), &[strings(&["b"]), strings(&["c", "a"])]);
-        assert_eq!(got, [strings(&["a", "b"]), strings(&["c"])]);
-        assert_eq!(tiers(Vec::new(), &[strings(&["c"])]), [strings(&["c"])]);
+        assert_eq!(got, (strings(&["a", "b"]), vec![strings(&["c"])]));
+        assert_eq!(tiers(strings(&["a", "a"]), &[strings(&["a"])]), (strings(&["a"]), vec![]));
     }
 }

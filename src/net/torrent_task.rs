@@ -7,6 +7,7 @@
 mod disk;
 #[cfg(test)]
 mod tests;
+mod trackers;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -29,8 +30,8 @@ use super::torrent_handle::{PendingRead, Request, Requests};
 use super::tracker_client::TrackerClient;
 use crate::base::Bitfield;
 use crate::engine::{
-    AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, Opening, PeerKey, Ticket, Torrent,
-    TrackerId,
+    AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, Opening, PeerKey, Scrape,
+    ScrapeOutcome, Ticket, Torrent, TrackerId,
 };
 use crate::proto::wire::{Handshake, Message};
 use crate::storage::{DiskPool, Lane, PieceState, Store};
@@ -114,6 +115,7 @@ async fn live(
         from_peers_sender,
         disk_sender,
         disk_trouble: disk::Trouble::default(),
+        trackers: trackers::Trackers::default(),
         maintaining: Arc::new(AtomicBool::new(false)),
         turns: 0,
         stopping: None,
@@ -172,6 +174,7 @@ struct TorrentTask {
     from_peers_sender: mpsc::Sender<FromPeer>,
     disk_sender: mpsc::Sender<DiskDone>,
     disk_trouble: disk::Trouble,
+    trackers: trackers::Trackers,
     maintaining: Arc<AtomicBool>,
     turns: u64,
     /// Set when the torrent ends: no later than this.
@@ -191,12 +194,14 @@ struct Outbox {
 enum Errand {
     Dial(SocketAddr),
     Announce(TrackerId),
+    Scrape(TrackerId),
 }
 
 /// What it came to.
 enum ErrandDone {
     Dialled(Result<Greeted, DialFailure>),
     Announced(AnnounceOutcome),
+    Scraped(ScrapeOutcome),
 }
 
 impl TorrentTask {
@@ -336,9 +341,20 @@ impl TorrentTask {
             (Some(Errand::Announce(tracker)), done) => {
                 let outcome = match done {
                     Some(ErrandDone::Announced(outcome)) => outcome,
-                    _ => AnnounceOutcome::Failed { reason: "internal error".to_owned() },
+                    _ => AnnounceOutcome::Failed { reason: "internal error".to_owned(), retry: None },
                 };
+                // Who cannot be told that we leave is nobody's concern.
+                if self.stopping.is_none() {
+                    self.trackers.ended(tracker, &outcome);
+                }
                 self.engine.handle_announced(now(), tracker, outcome);
+            }
+            (Some(Errand::Scrape(tracker)), done) => {
+                let outcome = match done {
+                    Some(ErrandDone::Scraped(outcome)) => outcome,
+                    _ => ScrapeOutcome::Failed,
+                };
+                self.engine.handle_scraped(now(), tracker, outcome);
             }
             (None, _) => {}
         }
@@ -391,6 +407,7 @@ impl TorrentTask {
                 Effect::ReadReady(ticket) => self.answer(ticket, Ok(())),
                 Effect::ReadFailed(ticket, error) => self.answer(ticket, Err(error)),
                 Effect::Announce(announcement) => self.announce(announcement),
+                Effect::Scrape(scrape) => self.scrape(scrape),
                 Effect::Completed => info!("the torrent is complete"),
             }
         }
@@ -423,9 +440,17 @@ impl TorrentTask {
     }
 
     fn announce(&mut self, announcement: Announcement) {
+        self.trackers.asked(&announcement);
         let name = Errand::Announce(announcement.tracker);
         let trackers = self.tools.trackers.clone();
         let task = self.errands.spawn(async move { ErrandDone::Announced(trackers.announce(announcement).await) });
+        self.errand_names.insert(task.id(), name);
+    }
+
+    fn scrape(&mut self, scrape: Scrape) {
+        let name = Errand::Scrape(scrape.tracker);
+        let trackers = self.tools.trackers.clone();
+        let task = self.errands.spawn(async move { ErrandDone::Scraped(trackers.scrape(scrape).await) });
         self.errand_names.insert(task.id(), name);
     }
 

@@ -67,12 +67,36 @@ pub struct AnnounceReply {
     pub complete: Option<u32>,
     /// Leechers in the swarm.
     pub incomplete: Option<u32>,
+    /// Times that the torrent was downloaded to its end, where a tracker tells it unasked.
+    pub downloaded: Option<u32>,
     /// A warning, safe for a terminal.
     pub warning: Option<String>,
     /// The peer's address as the tracker saw it (BEP 24).
     pub external_ip: Option<IpAddr>,
     /// To be sent with the next announce.
     pub tracker_id: Option<Vec<u8>>,
+}
+
+/// What a tracker that refuses says about coming again (BEP 31).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Not before so many minutes have passed.
+    Minutes(u32),
+    /// Never.
+    Never,
+}
+
+/// What a tracker says of one swarm when it is asked for nothing else: a scrape (BEP 15, 48).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScrapeReply {
+    /// Seeds.
+    pub complete: Option<u32>,
+    /// Leechers.
+    pub incomplete: Option<u32>,
+    /// Times that the torrent was downloaded to its end.
+    pub downloaded: Option<u32>,
+    /// Seconds that the next scrape must not come before, as sent.
+    pub min_interval_seconds: Option<u32>,
 }
 
 /// How a tracker can be asked.
@@ -89,34 +113,57 @@ pub enum TrackerScheme {
 /// The scheme of a tracker URL; `None` when it cannot be a tracker's: another scheme, no host, a port out of range, a
 /// UDP tracker without a port, blanks or control characters inside.
 pub fn tracker_scheme(url: &str) -> Option<TrackerScheme> {
-    let (scheme, rest) = url.split_once("://")?;
-    if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return None;
-    }
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    let host_port = authority.rsplit_once('@').map_or(authority, |(_, host_port)| host_port);
-    let host_end = match host_port.rfind(']') {
-        Some(bracket) => bracket + 1,
-        None => host_port.rfind(':').unwrap_or(host_port.len()),
-    };
-    let (host, port) = host_port.split_at(host_end);
-    let port = match port.strip_prefix(':') {
-        None if port.is_empty() => None,
-        None => return None,
-        Some("") => None,
-        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some(digits.parse::<u16>().ok().filter(|&port| port != 0)?)
-        }
-        Some(_) => return None,
-    };
-    if host.is_empty() {
-        return None;
-    }
-    match scheme.to_ascii_lowercase().as_str() {
+    let parts = UrlParts::of(url)?;
+    match parts.scheme.to_ascii_lowercase().as_str() {
         "http" | "https" => Some(TrackerScheme::Http),
-        "udp" => port.map(|_| TrackerScheme::Udp),
+        "udp" => parts.port.map(|_| TrackerScheme::Udp),
         "ws" | "wss" => Some(TrackerScheme::WebSocket),
         _ => None,
+    }
+}
+
+/// The host of a tracker URL, brackets of an IPv6 address included, with its port if it names one: fit for logs, as
+/// neither a password nor a passkey is in it. `None` where [`tracker_scheme`] would say so.
+pub fn tracker_host(url: &str) -> Option<(&str, Option<u16>)> {
+    UrlParts::of(url).map(|parts| (parts.host, parts.port))
+}
+
+/// Path and query of a URL as BEP 41 wants them sent, without a fragment; empty where there is nothing behind the host.
+pub fn path_and_query(url: &str) -> &str {
+    let url = url.split('#').next().unwrap_or_default();
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    rest.find(['/', '?']).map_or("", |start| &rest[start..])
+}
+
+struct UrlParts<'u> {
+    scheme: &'u str,
+    host: &'u str,
+    port: Option<u16>,
+}
+
+impl<'u> UrlParts<'u> {
+    fn of(url: &'u str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        if url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return None;
+        }
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        let host_port = authority.rsplit_once('@').map_or(authority, |(_, host_port)| host_port);
+        let host_end = match host_port.rfind(']') {
+            Some(bracket) => bracket + 1,
+            None => host_port.rfind(':').unwrap_or(host_port.len()),
+        };
+        let (host, port) = host_port.split_at(host_end);
+        let port = match port.strip_prefix(':') {
+            None if port.is_empty() => None,
+            None => return None,
+            Some("") => None,
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(digits.parse::<u16>().ok().filter(|&port| port != 0)?)
+            }
+            Some(_) => return None,
+        };
+        (!host.is_empty()).then_some(Self { scheme, host, port })
     }
 }
 
@@ -152,6 +199,32 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(tracker_scheme(url), scheme, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_a_url_is_told_without_its_secrets() {
+        for (url, host) in [
+            ("udp://tracker.example:6969/announce?passkey=1", Some(("tracker.example", Some(6969)))),
+            ("https://user:pass@tracker.example/secret/announce", Some(("tracker.example", None))),
+            ("udp://[2001:db8::1]:80", Some(("[2001:db8::1]", Some(80)))),
+            ("nonsense", None),
+        ] {
+            assert_eq!(tracker_host(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn path_and_query_are_what_stands_behind_the_host() {
+        for (url, expected) in [
+            ("udp://t:1", ""),
+            ("udp://t:1/", "/"),
+            ("udp://t:1/announce", "/announce"),
+            ("udp://t:1/dir?a=b&c=/d#frag", "/dir?a=b&c=/d"),
+            ("udp://t:1?x", "?x"),
+            ("nonsense", ""),
+        ] {
+            assert_eq!(path_and_query(url), expected, "{url}");
         }
     }
 }

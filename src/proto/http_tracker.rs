@@ -1,4 +1,4 @@
-//! Announces over HTTP (BEP 3, 7, 23, 24, 31): the query and the reply, for the peer's side and for the tracker's.
+//! Announces and scrapes over HTTP (BEP 3, 7, 23, 24, 31, 48): the query and the reply, for the peer's side and for the tracker's.
 //!
 //! HTTP itself is elsewhere; here are a URL to ask for, a query string to understand, and bodies.
 
@@ -10,10 +10,11 @@ pub use server::{
     MAX_NUMWANT, RequestError, ScrapedSwarm, parse_announce, parse_scrape, write_failure, write_reply, write_scrape,
 };
 
-use super::announce::{AnnounceReply, AnnounceRequest};
+use super::announce::{AnnounceReply, AnnounceRequest, Retry, ScrapeReply};
 use super::bencode::{self, Dict, Value};
 use super::path::escape_short;
 use super::peer_addr::{decode_ip, decode_v4, decode_v6, with_port};
+use crate::base::InfoHash;
 
 /// More peers than this in one reply are not taken.
 pub const MAX_PEERS: usize = 2000;
@@ -32,15 +33,6 @@ pub enum TrackerError {
         /// When to come again (BEP 31).
         retry: Option<Retry>,
     },
-}
-
-/// What a tracker that refuses says about coming again (BEP 31).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
-    /// Not before so many minutes have passed.
-    Minutes(u32),
-    /// Never.
-    Never,
 }
 
 /// The URL of an announce: the tracker's own, byte for byte, with the parameters behind whatever query it has.
@@ -81,22 +73,59 @@ pub fn announce_url(tracker: &str, request: &AnnounceRequest) -> String {
     url
 }
 
+/// The URL of a scrape of one torrent (BEP 48): where the last part of the tracker's path begins with `announce`, that
+/// word becomes `scrape`; every other tracker cannot be scraped. The query is kept.
+pub fn scrape_url(tracker: &str, info_hash: &InfoHash) -> Option<String> {
+    let tracker = tracker.split('#').next().unwrap_or_default();
+    let path_end = tracker.find('?').unwrap_or(tracker.len());
+    let (path, query) = tracker.split_at(path_end);
+    let (_, rest) = path.split_once("://")?;
+    let (_, last) = rest.rsplit_once('/')?;
+    let tail = last.strip_prefix("announce")?;
+    let mut url = format!("{}scrape{tail}{query}", &path[..path.len() - last.len()]);
+    url.push_str(match query {
+        "" => "?",
+        query if query.ends_with(['?', '&']) => "",
+        _ => "&",
+    });
+    url.push_str("info_hash=");
+    percent_encode(info_hash.as_bytes(), &mut url);
+    Some(url)
+}
+
+/// Reads the body that answers a scrape of one torrent; all figures are missing when the tracker does not know it.
+///
+/// # Errors
+/// As [`parse_reply`].
+pub fn parse_scrape_reply(body: &[u8], info_hash: &InfoHash) -> Result<ScrapeReply, TrackerError> {
+    let scanned = bencode::scan(body).map_err(|error| TrackerError::NotBencode(error.to_string()))?;
+    let root = accepted(scanned.root)?;
+    let flags = root.get("flags").and_then(Value::as_dict);
+    let min_interval_seconds = flags.and_then(|flags| seconds(flags.get("min_request_interval")));
+    let files = root.get("files").and_then(Value::as_dict);
+    let swarm = files.and_then(|files| files.get(info_hash.as_bytes())).and_then(Value::as_dict);
+    let figure = |name: &str| seconds(swarm?.get(name));
+    Ok(ScrapeReply {
+        complete: figure("complete"),
+        incomplete: figure("incomplete"),
+        downloaded: figure("downloaded"),
+        min_interval_seconds,
+    })
+}
+
 /// Reads the body of a reply. What follows the dictionary is ignored: real trackers send line ends there.
 ///
 /// # Errors
 /// [`TrackerError`] when it is no bencoded dictionary, or says that the announce is refused.
 pub fn parse_reply(body: &[u8]) -> Result<AnnounceReply, TrackerError> {
     let scanned = bencode::scan(body).map_err(|error| TrackerError::NotBencode(error.to_string()))?;
-    let root = scanned.root.as_dict().ok_or_else(|| TrackerError::NotBencode("not a dictionary".into()))?;
-    if let Some(reason) = root.get("failure reason") {
-        let reason = reason.as_bytes().unwrap_or(b"refused without a reason");
-        return Err(TrackerError::Refused { reason: shown(reason), retry: retry(root) });
-    }
+    let root = accepted(scanned.root)?;
     let mut reply = AnnounceReply {
         interval_seconds: seconds(root.get("interval")),
         min_interval_seconds: seconds(root.get("min interval")),
         complete: seconds(root.get("complete")),
         incomplete: seconds(root.get("incomplete")),
+        downloaded: seconds(root.get("downloaded")),
         warning: root.get("warning message").and_then(Value::as_bytes).map(shown),
         external_ip: root.get("external ip").and_then(Value::as_bytes).and_then(decode_ip),
         tracker_id: root.get("tracker id").and_then(Value::as_bytes).filter(short_enough).map(<[u8]>::to_vec),
@@ -123,6 +152,18 @@ pub fn percent_encode(bytes: &[u8], out: &mut String) {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
             _ => out.push_str(&format!("%{byte:02X}")),
         }
+    }
+}
+
+/// The dictionary of a reply that is no refusal; BEP 48 writes the key with an underscore.
+fn accepted(root: Value<'_>) -> Result<Dict<'_>, TrackerError> {
+    let root = root.as_dict().ok_or_else(|| TrackerError::NotBencode("not a dictionary".into()))?;
+    match root.get("failure reason").or_else(|| root.get("failure_reason")) {
+        Some(reason) => {
+            let reason = reason.as_bytes().unwrap_or(b"refused without a reason");
+            Err(TrackerError::Refused { reason: shown(reason), retry: retry(root) })
+        }
+        None => Ok(root),
     }
 }
 

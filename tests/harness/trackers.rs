@@ -14,6 +14,10 @@ const START: Duration = Duration::from_secs(30);
 pub struct NpmTracker {
     talker: Talker,
     pub url: String,
+    /// The same tracker by UDP.
+    pub udp: String,
+    /// The same tracker by UDP at `::1`.
+    pub udp6: String,
     /// The same tracker by HTTPS, if it has a certificate.
     pub https: Option<String>,
 }
@@ -34,11 +38,17 @@ impl World {
             command.arg(&certificate.chain).arg(&certificate.key);
         }
         let mut talker = Talker::start(&mut command, &self.path("npm-tracker.log"));
-        let (port, https) = talker.hear("bittorrent-tracker listens", START, 0, |line| {
-            line["http"].as_u64().map(|port| (port, line["https"].as_u64()))
+        let ports = talker.hear("bittorrent-tracker listens", START, 0, |line| {
+            line["http"].is_u64().then(|| ["http", "udp", "udp6", "https"].map(|name| line[name].as_u64()))
         });
-        let https = https.map(|port| format!("https://{ip}:{port}/announce"));
-        NpmTracker { talker, url: format!("http://{ip}:{port}/announce"), https }
+        let url = |scheme: &str, host: String, port: Option<u64>| Some(format!("{scheme}://{host}:{}/announce", port?));
+        NpmTracker {
+            talker,
+            url: url("http", ip.to_string(), ports[0]).unwrap(),
+            udp: url("udp", ip.to_string(), ports[1]).unwrap(),
+            udp6: url("udp", "[::1]".to_owned(), ports[2]).unwrap(),
+            https: url("https", ip.to_string(), ports[3]),
+        }
     }
 }
 
@@ -46,20 +56,26 @@ impl NpmTracker {
     /// Waits for an announce with this event (`start`, `update`, `complete`, `stop`) from `addr`; what it said is left.
     #[track_caller]
     pub fn wait_event(&mut self, event: &str, addr: SocketAddr, bound: Duration) -> u64 {
-        let addr = addr.to_string();
         self.talker.hear(&format!("{event} from {addr}"), bound, 0, |line| {
-            let this = line["event"] == *event && line["addr"].as_str().is_some_and(|from| from.ends_with(&addr));
-            this.then(|| line["left"].as_u64().unwrap_or(u64::MAX))
+            (line["event"] == *event && is_from(line, addr)).then(|| line["left"].as_u64().unwrap_or(u64::MAX))
         })
     }
 
     /// All events from `addr`, in order.
     pub fn events(&self, addr: SocketAddr) -> Vec<String> {
-        let addr = addr.to_string();
-        let from_it = |line: &serde_json::Value| line["addr"].as_str().is_some_and(|from| from.ends_with(&addr));
         let heard = self.talker.heard();
-        heard.iter().filter(|line| from_it(line)).map(|line| line["event"].as_str().unwrap_or("").to_owned()).collect()
+        heard
+            .iter()
+            .filter(|line| is_from(line, addr))
+            .map(|line| line["event"].as_str().unwrap_or("").to_owned())
+            .collect()
     }
+}
+
+/// Whether it tells of this peer; it spells IPv6 addresses without brackets.
+fn is_from(line: &serde_json::Value, addr: SocketAddr) -> bool {
+    let spelled = format!("{}:{}", addr.ip(), addr.port());
+    line["addr"].as_str().is_some_and(|from| from.replace(['[', ']'], "").ends_with(&spelled))
 }
 
 /// opentracker, with the torrent on its white list.
@@ -68,6 +84,8 @@ pub struct OpenTracker {
     addr: SocketAddr,
     hash: String,
     pub url: String,
+    /// The same tracker by UDP.
+    pub udp: String,
 }
 
 impl World {
@@ -85,8 +103,8 @@ impl World {
         // As root it insists on another user, who can read a World.
         command.args(["-u", "nobody"]);
         let process = Process::start(&mut command, &home.join("log"));
-        let mut tracker =
-            OpenTracker { process, addr, hash: info_hash.to_owned(), url: format!("http://{addr}/announce") };
+        let (url, udp) = (format!("http://{addr}/announce"), format!("udp://{addr}/announce"));
+        let mut tracker = OpenTracker { process, addr, hash: info_hash.to_owned(), url, udp };
         wait_until("opentracker listens", START, || {
             tracker.process.assert_alive();
             std::net::TcpStream::connect(addr).is_ok()

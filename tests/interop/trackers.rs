@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::harness::mount::{sum, torrents};
 use crate::harness::payload::{assert_same, torrent, write_file};
+use crate::harness::trackers::OpenTracker;
 use crate::harness::{World, can_mount, own_addr, own_ip, wait_until};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -35,6 +36,105 @@ fn bittorrent_tracker_sees_started_completed_and_stopped() {
     mount.umount();
     tracker.wait_event("stop", addr, Duration::from_secs(5));
     assert_eq!(tracker.events(addr), ["start", "complete", "stop"]);
+}
+
+#[test]
+fn bittorrent_tracker_by_udp_brings_a_mount_and_a_seed_together() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let mut tracker = world.npm_tracker();
+    let data = world.path("original/file.bin");
+    write_file(&data, 8, 6_000_001);
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.udp));
+    let seed = world.libtorrent_seed(&torrent).trackers().start();
+    assert_eq!(tracker.wait_event("start", seed.addr, BOUND), 0);
+
+    let addr = own_addr();
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    let mount = world.mount(&torrent).args(&["--bind", &ip, "--port", &port]).start();
+    assert_eq!(tracker.wait_event("start", addr, BOUND), torrent.length);
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    assert_eq!(mount.downloaded(), torrent.length);
+    assert_eq!(tracker.wait_event("complete", addr, BOUND), 0);
+    let status = mount.wait_status("the tracker's figures", BOUND, |status| {
+        let seen = &torrents(status)[0]["trackers"][0];
+        seen["working"] == true && seen["completed"].is_u64() && seen["seeds"] == 2
+    });
+    let seen = &torrents(&status)[0]["trackers"][0];
+    assert_eq!((&seen["url"], &seen["leechers"]), (&tracker.udp.as_str().into(), &0.into()), "{seen}");
+    mount.umount();
+    tracker.wait_event("stop", addr, Duration::from_secs(5));
+    assert_eq!(tracker.events(addr), ["start", "complete", "stop"]);
+}
+
+#[test]
+fn bittorrent_tracker_by_udp_over_ipv6_brings_a_mount_and_a_seed_together() {
+    if !can_mount() {
+        return;
+    }
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        return eprintln!("SKIPPED: there is no IPv6");
+    }
+    let world = World::new();
+    let mut tracker = world.npm_tracker();
+    let data = world.path("original/file.bin");
+    write_file(&data, 9, 3_000_001);
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.udp6));
+    let seed = world.libtorrent_seed(&torrent).ip("::1".parse().unwrap()).trackers().start();
+    assert_eq!(tracker.wait_event("start", seed.addr, BOUND), 0);
+    let mount = world.mount(&torrent).args(&["--bind", "::1"]).start();
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    assert_eq!(mount.downloaded(), torrent.length);
+    let status = mount.status();
+    let seen = &torrents(&status)[0]["trackers"][0];
+    assert_eq!((&seen["url"], &seen["working"]), (&tracker.udp6.as_str().into(), &true.into()), "{seen}");
+    mount.umount();
+}
+
+#[test]
+fn libtorrent_finds_our_seed_by_a_udp_tracker() {
+    let world = World::new();
+    let mut tracker = world.npm_tracker();
+    let data = world.path("original/file.bin");
+    write_file(&data, 10, 4_000_001);
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.udp));
+    let seed = world.seed(&torrent);
+    tracker.wait_event("start", seed.addr, BOUND);
+    let save = world.directory("leech");
+    let mut leech = world.libtorrent_leech(&torrent, &save).trackers().start();
+    leech.wait_complete(BOUND);
+    assert_same(&save.join(&torrent.name), &torrent.data);
+}
+
+#[test]
+fn a_dead_udp_tracker_does_not_hold_the_next_one_back() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let mut tracker = world.npm_tracker();
+    // It takes everything and says nothing.
+    let dead = std::net::UdpSocket::bind((own_ip(), 0)).unwrap();
+    let dead_url = format!("udp://{}/announce", dead.local_addr().unwrap());
+    let data = world.path("original/file.bin");
+    write_file(&data, 11, 1_000_001);
+    let seeded = torrent(&data, PIECE, std::slice::from_ref(&tracker.udp));
+    let seed = world.libtorrent_seed(&seeded).trackers().start();
+    assert_eq!(tracker.wait_event("start", seed.addr, BOUND), 0);
+    let torrent = torrent(&data, PIECE, &[dead_url.clone(), tracker.udp.clone()]);
+    let mount = world.mount(&torrent).start();
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    let status = mount.wait_status("it is told", BOUND, |status| {
+        torrents(status)[0]["trackers"].as_array().unwrap().iter().any(|tracker| tracker["message"].is_string())
+    });
+    let trackers = torrents(&status)[0]["trackers"].as_array().unwrap();
+    let told = trackers.iter().find(|tracker| tracker["url"] == *dead_url).unwrap();
+    assert!(told["message"].as_str().unwrap().starts_with("timed out"), "{told}");
+    let warnings = status["warnings"].to_string();
+    assert_eq!(warnings.matches("timed out").count(), 1, "{warnings}");
+    mount.umount();
 }
 
 #[test]
@@ -100,6 +200,15 @@ fn no_tracker_is_asked_when_the_user_says_so() {
 
 #[test]
 fn opentracker_counts_a_mount_as_leecher_then_as_seed_then_not_at_all() {
+    opentracker_counts_a_mount(|tracker| &tracker.url);
+}
+
+#[test]
+fn opentracker_by_udp_counts_a_mount_as_leecher_then_as_seed_then_not_at_all() {
+    opentracker_counts_a_mount(|tracker| &tracker.udp);
+}
+
+fn opentracker_counts_a_mount(url: impl Fn(&OpenTracker) -> &String) {
     if !can_mount() {
         return;
     }
@@ -108,7 +217,7 @@ fn opentracker_counts_a_mount_as_leecher_then_as_seed_then_not_at_all() {
     write_file(&data, 4, 6_000_001);
     let unlisted = torrent(&data, PIECE, &[]);
     let tracker = world.opentracker(&unlisted.info_hash);
-    let torrent = torrent(&data, PIECE, std::slice::from_ref(&tracker.url));
+    let torrent = torrent(&data, PIECE, std::slice::from_ref(url(&tracker)));
     assert_eq!(torrent.info_hash, unlisted.info_hash);
 
     let mut seed = world.libtorrent_seed(&torrent).trackers().start();
@@ -118,6 +227,10 @@ fn opentracker_counts_a_mount_as_leecher_then_as_seed_then_not_at_all() {
     assert_same(&mount.path(&torrent.name), &torrent.data);
     assert!(sum(&mount.status(), "downloaded_bytes") >= torrent.length, "the bytes came from the swarm");
     wait_until("opentracker knows of the completion", BOUND, || tracker.scrape() == Some((2, 1, 0)));
+    mount.wait_status("its figures", BOUND, |status| {
+        let seen = &torrents(status)[0]["trackers"][0];
+        seen["seeds"] == 2 && seen["leechers"] == 0 && seen["completed"].is_u64()
+    });
     mount.umount();
     wait_until("opentracker forgets the mount", Duration::from_secs(5), || tracker.scrape() == Some((1, 1, 0)));
     assert_eq!(seed.state()["failed"], 0);

@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use btfs::base::{InfoHash, PeerId};
-use btfs::engine::{AnnounceEvent, AnnounceOutcome, Announcement, TrackerId};
+use btfs::engine::{
+    AnnounceEvent, AnnounceOutcome, Announcement, Retry, Scrape, ScrapeOutcome, ScrapeReply, TrackerId,
+};
 use btfs::net::TrackerClient;
 use btfs::net::http::{HttpClient, HttpError, Purpose, fetch_torrent};
+use btfs::net::udp_tracker::UdpTrackers;
 
 /// A server that reads the head of one request per connection and then does as it was told.
 struct RawServer {
@@ -79,14 +82,18 @@ fn recorded(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/corpus/wire/{name}.bin", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-async fn announce(url: String) -> AnnounceOutcome {
-    let client = TrackerClient {
+fn client() -> TrackerClient {
+    TrackerClient {
         http: HttpClient::new(None).with_patience(Duration::from_secs(5)),
+        udp: UdpTrackers::new(None),
         info_hash: InfoHash([0xab; 20]),
         peer_id: PeerId(*b"-FS0100-abcdefghijkl"),
         port: 6881,
         key: 7,
-    };
+    }
+}
+
+async fn announce(url: String) -> AnnounceOutcome {
     let announcement = Announcement {
         tracker: TrackerId(0),
         url,
@@ -97,7 +104,7 @@ async fn announce(url: String) -> AnnounceOutcome {
         numwant: 50,
         tracker_id: None,
     };
-    client.announce(announcement).await
+    client().announce(announcement).await
 }
 
 #[tokio::test]
@@ -129,7 +136,7 @@ async fn recorded_replies_have_their_outcome() {
         let outcome = announce(server.url("/announce")).await;
         match (&outcome, expected) {
             (AnnounceOutcome::Answered { peers, .. }, Peers(count)) if peers.len() == count => {}
-            (AnnounceOutcome::Failed { reason }, Failure(part)) if reason.contains(part) => {
+            (AnnounceOutcome::Failed { reason, .. }, Failure(part)) if reason.contains(part) => {
                 assert!(!reason.contains(char::is_control), "{name}: {reason:?}");
             }
             _ => panic!("{name}: {outcome:?}"),
@@ -153,11 +160,53 @@ async fn an_announce_keeps_every_byte_of_the_query_and_asks_for_no_compression()
 async fn a_refusal_with_a_status_tells_its_reason() {
     let refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 34\r\n\r\nd14:failure reason12:no such usere";
     let server = RawServer::saying(refusal.into());
-    let AnnounceOutcome::Failed { reason } = announce(server.url("/announce")).await else { panic!() };
+    let AnnounceOutcome::Failed { reason, .. } = announce(server.url("/announce")).await else { panic!() };
     assert!(reason.contains("no such user"), "{reason}");
     let server = RawServer::saying(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec());
-    let AnnounceOutcome::Failed { reason } = announce(server.url("/announce")).await else { panic!() };
+    let AnnounceOutcome::Failed { reason, .. } = announce(server.url("/announce")).await else { panic!() };
     assert!(reason.contains("503"), "{reason}");
+}
+
+#[tokio::test]
+async fn failures_are_told_in_words_and_when_to_come_again() {
+    for (body, words, heeded) in [
+        ("d14:failure reason4:busy8:retry ini5ee", "says: busy (and to come again in 5 min)", Some(Retry::Minutes(5))),
+        ("d14:failure reason2:no8:retry in5:nevere", "says: no (and never to come again)", Some(Retry::Never)),
+    ] {
+        let server =
+            RawServer::saying(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into());
+        let AnnounceOutcome::Failed { reason, retry } = announce(server.url("/announce")).await else { panic!() };
+        assert_eq!((reason.as_str(), retry), (words, heeded));
+    }
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (url, words) in [
+        (format!("http://{closed}/announce"), "refused: connection"),
+        ("http://tracker.invalid/announce".to_owned(), "its name cannot be looked up"),
+    ] {
+        let AnnounceOutcome::Failed { reason, .. } = announce(url.clone()).await else { panic!("{url}") };
+        assert!(reason.starts_with(words), "{url}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_tracker_is_scraped_beside_its_announce() {
+    let files = [&b"d5:filesd20:"[..], &[0xab; 20], b"d8:completei4e10:downloadedi9e10:incompletei2eeee"].concat();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", files.len());
+    let server = RawServer::saying([head.into_bytes(), files].concat());
+    let scrape = |url| Scrape { tracker: TrackerId(0), url };
+    let figures =
+        ScrapeReply { complete: Some(4), downloaded: Some(9), incomplete: Some(2), min_interval_seconds: None };
+    let outcome = client().scrape(scrape(server.url("/x/announce?passkey=a%2fB"))).await;
+    assert_eq!(outcome, ScrapeOutcome::Answered(figures));
+    let heads = server.heads();
+    assert!(heads[0].starts_with("GET /x/scrape?passkey=a%2fB&info_hash=%AB%AB"), "{heads:?}");
+    for url in [server.url("/a"), server.url("/announce/passkey"), "ws://127.0.0.1:1/announce".to_owned()] {
+        assert_eq!(client().scrape(scrape(url)).await, ScrapeOutcome::Impossible);
+    }
+    let refusing = RawServer::saying(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec());
+    assert_eq!(client().scrape(scrape(refusing.url("/announce"))).await, ScrapeOutcome::Failed);
+    assert_eq!(client().scrape(scrape(refusing.url("/announcement"))).await, ScrapeOutcome::Failed);
+    assert_eq!((server.heads().len(), refusing.heads().len()), (1, 1), "nothing else of this host was asked");
 }
 
 #[tokio::test]
@@ -168,7 +217,7 @@ async fn a_body_is_read_up_to_its_bound_and_no_further() {
             sent.fetch_add(written, Ordering::Relaxed);
         }
     });
-    let AnnounceOutcome::Failed { reason } = announce(server.url("/announce")).await else { panic!() };
+    let AnnounceOutcome::Failed { reason, .. } = announce(server.url("/announce")).await else { panic!() };
     assert!(reason.contains("longer than 1048576"), "{reason}");
     let sent = server.sent.load(Ordering::Relaxed);
     assert!(sent < 16 << 20, "{sent} bytes were taken, socket buffers included");
@@ -221,7 +270,7 @@ async fn redirects_are_followed_to_announce_paths_only_on_this_host() {
     ] {
         let bad = redirect(location.clone());
         let outcome = announce(bad.url(path)).await;
-        let AnnounceOutcome::Failed { reason } = outcome else { panic!("{location}: {outcome:?}") };
+        let AnnounceOutcome::Failed { reason, .. } = outcome else { panic!("{location}: {outcome:?}") };
         assert!(reason.contains("local address"), "{location}: {reason}");
         assert_eq!(target.heads().len(), 1, "{location} was asked");
     }
@@ -231,10 +280,10 @@ async fn redirects_are_followed_to_announce_paths_only_on_this_host() {
 async fn a_torrent_cannot_name_other_services_of_this_host() {
     let server = RawServer::saying(recorded("htres-ok-compact"));
     for url in [server.url("/admin"), format!("http://localhost:{}/admin?x=announce", server.addr.port())] {
-        let AnnounceOutcome::Failed { reason } = announce(url.clone()).await else { panic!("{url}") };
+        let AnnounceOutcome::Failed { reason, .. } = announce(url.clone()).await else { panic!("{url}") };
         assert!(reason.contains("local address"), "{url}: {reason}");
     }
-    for url in ["udp://127.0.0.1:1/announce", "wss://tracker.example", "file:///etc/passwd"] {
+    for url in ["wss://tracker.example", "file:///etc/passwd"] {
         assert!(matches!(announce(url.to_owned()).await, AnnounceOutcome::Failed { .. }), "{url}");
     }
     assert!(server.heads().is_empty());
@@ -256,6 +305,6 @@ async fn a_document_is_fetched_through_redirects_and_errors_hide_the_url() {
     assert!(missing.to_string().contains("404"), "{missing}");
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let refused = fetch_torrent(&format!("http://{closed}/t?passkey=secret"), None).await.unwrap_err();
-    assert!(matches!(refused, HttpError::Connect(_)) && !refused.to_string().contains("secret"), "{refused}");
+    assert!(matches!(refused, HttpError::Refused) && !refused.to_string().contains("secret"), "{refused}");
     assert_eq!(fetch_torrent("ftp://host/x", None).await, Err(HttpError::Url));
 }

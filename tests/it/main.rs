@@ -8,4 +8,5 @@ mod layering;
 mod scripts;
 mod store;
 mod tracker;
+mod udp_tracker;
 mod wire;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use btfs::base::{Bitfield, InfoHash, PieceRange};
 use btfs::engine::{
-    AnnounceEvent, AnnounceOutcome, Command, Config, Connected, DialFailure, Effect, Fill, PeerEvent, PeerKey, Source,
-    Ticket, Torrent,
+    AnnounceEvent, AnnounceOutcome, Command, Config, Connected, DialFailure, Effect, Fill, PeerEvent, PeerKey,
+    ScrapeOutcome, Source, Ticket, Torrent,
 };
 use btfs::proto::wire::{BlockRequest, Message};
 use bytes::Bytes;
@@ -84,6 +84,7 @@ pub fn mount_config(world: &World) -> Config {
         unchecked: Bitfield::new(pieces),
         peer_id: btfs::base::PeerId([0; 20]),
         private: false,
+        user_trackers: Vec::new(),
         trackers: vec![vec!["http://tracker.example/announce".into()]],
         fill: Fill::None,
         upload: true,
@@ -284,13 +285,22 @@ fn perform(world: &mut World, node: usize, effect: Effect) {
                 world.for_node(node, Box::new(told));
             });
         }
+        Effect::Scrape(scrape) => {
+            let tracker = scrape.tracker;
+            world.after(Duration::from_millis(150), move |world| {
+                let told = move |world: &mut World| {
+                    step(world, node, |torrent, now| torrent.handle_scraped(now, tracker, ScrapeOutcome::Impossible));
+                };
+                world.for_node(node, Box::new(told));
+            });
+        }
         Effect::Completed => world.engine_mut(node).completed = true,
     }
 }
 
 fn tracker_says(world: &World, event: AnnounceEvent) -> AnnounceOutcome {
     if world.tracker_down {
-        return AnnounceOutcome::Failed { reason: "connection refused".into() };
+        return AnnounceOutcome::Failed { reason: "connection refused".into(), retry: None };
     }
     let listed = world.nodes.iter().filter(|node| node.listed && event != AnnounceEvent::Stopped);
     AnnounceOutcome::Answered {
@@ -300,6 +310,7 @@ fn tracker_says(world: &World, event: AnnounceEvent) -> AnnounceOutcome {
         peers: listed.map(|node| node.addr).collect(),
         complete: Some(1),
         incomplete: Some(1),
+        downloaded: None,
         warning: None,
         external_ip: None,
         tracker_id: None,

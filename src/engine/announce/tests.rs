@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use super::super::{Retry, ScrapeReply};
 use super::*;
 
 use AnnounceEvent::{Completed, Periodic, Started, Stopped};
@@ -10,14 +13,15 @@ struct Bench {
 impl Bench {
     /// Tiers as in `a b | c`.
     fn new(tiers: &str) -> Self {
-        Self::with(tiers, false, 1)
+        Self::with("", tiers, 1)
     }
 
-    fn with(tiers: &str, private: bool, seed: u64) -> Self {
+    fn with(users: &str, tiers: &str, seed: u64) -> Self {
+        let users: Vec<String> = users.split_whitespace().map(str::to_owned).collect();
         let tiers: Vec<Vec<String>> =
             tiers.split('|').map(|tier| tier.split_whitespace().map(str::to_owned).collect()).collect();
         let now = Instant::now();
-        Self { announcer: Announcer::new(&tiers, private, now, seed), now }
+        Self { announcer: Announcer::new(&users, &tiers, now, seed), now }
     }
 
     /// What is due now, as (URL, event).
@@ -40,6 +44,7 @@ impl Bench {
             peers: Vec::new(),
             complete: Some(3),
             incomplete: None,
+            downloaded: None,
             warning: None,
             external_ip: None,
             tracker_id: Some(url.as_bytes().to_vec()),
@@ -48,8 +53,17 @@ impl Bench {
     }
 
     fn fail(&mut self, url: &str) {
-        let outcome = AnnounceOutcome::Failed { reason: "no".into() };
+        self.refuse(url, None);
+    }
+
+    fn refuse(&mut self, url: &str, retry: Option<Retry>) {
+        let outcome = AnnounceOutcome::Failed { reason: "no".into(), retry };
         self.announcer.handle_outcome(self.now, self.id(url), &outcome);
+    }
+
+    /// What became of the scrape of the first tracker.
+    fn scraped(&mut self, outcome: ScrapeOutcome) {
+        self.announcer.handle_scraped(self.now, TrackerId(0), outcome);
     }
 
     /// Goes to the next timeout; seconds passed, `None` when none is planned.
@@ -121,9 +135,9 @@ fn one_tracker_of_a_tier_is_asked_and_the_next_when_it_fails() {
 #[test]
 fn a_tier_is_shuffled_by_the_seed() {
     let firsts: std::collections::BTreeSet<String> =
-        (0..50).map(|seed| Bench::with("a b c", false, seed).due().remove(0).0).collect();
+        (0..50).map(|seed| Bench::with("", "a b c", seed).due().remove(0).0).collect();
     assert_eq!(firsts.len(), 3);
-    assert_eq!(Bench::with("a b c", false, 9).due(), Bench::with("a b c", false, 9).due());
+    assert_eq!(Bench::with("", "a b c", 9).due(), Bench::with("", "a b c", 9).due());
 }
 
 #[test]
@@ -139,16 +153,190 @@ fn a_later_tier_waits_until_all_before_it_have_failed() {
 }
 
 #[test]
-fn while_peers_are_short_later_tiers_are_asked_unless_private() {
-    for private in [false, true] {
-        let mut bench = Bench::with("a | b", private, 1);
-        bench.due();
+fn a_tier_is_tried_in_its_order_from_the_front() {
+    let mut bench = Bench::new("a b c");
+    let order: Vec<String> = bench.announcer.snapshot(bench.now).into_iter().map(|tracker| tracker.url).collect();
+    let [first, second, third] = order.try_into().unwrap();
+    assert_eq!(bench.due(), one(&first, Started));
+    bench.now += Duration::from_secs(1);
+    bench.fail(&first);
+    assert_eq!(bench.due(), one(&second, Started));
+    bench.answer(&second, 600, None);
+    assert_eq!((bench.next(), bench.due()), (Some(600), one(&second, Periodic)));
+    bench.fail(&second);
+    // It is the first one's turn again, though the third has never been asked.
+    assert_eq!(bench.due(), one(&first, Started));
+    bench.fail(&first);
+    assert_eq!(bench.due(), one(&third, Started));
+    bench.answer(&third, 600, None);
+    let order: Vec<String> = bench.announcer.snapshot(bench.now).into_iter().map(|tracker| tracker.url).collect();
+    assert_eq!(order, [third, second, first], "as in the example of BEP 12");
+}
+
+#[test]
+fn later_tiers_are_silent_while_an_earlier_one_works_however_short_peers_are() {
+    let mut bench = Bench::new("a | b");
+    bench.due();
+    bench.answer("a", 600, None);
+    bench.announcer.set_need(bench.now, 70, true);
+    for _ in 0..10 {
+        bench.next();
+        assert_eq!(bench.due(), one("a", Periodic));
         bench.answer("a", 600, None);
-        assert_eq!(bench.due(), []);
-        bench.announcer.set_need(bench.now, 70, true);
-        let due = bench.due();
-        assert_eq!(due, if private { vec![] } else { one("b", Started) });
     }
+}
+
+#[test]
+fn the_users_trackers_hold_nobody_back() {
+    let mut bench = Bench::with("u", "a | b", 1);
+    let mut due = bench.due();
+    due.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(due, [("a".to_owned(), Started), ("u".to_owned(), Started)]);
+    bench.answer("u", 600, None);
+    bench.fail("a");
+    assert_eq!(bench.due(), one("b", Started), "and `a` alone decides about `b`");
+    let shots = bench.announcer.snapshot(bench.now);
+    assert_eq!(
+        shots.iter().map(|shot| (shot.url.as_str(), shot.tier)).collect::<Vec<_>>(),
+        [("u", 0), ("a", 1), ("b", 2)]
+    );
+}
+
+#[test]
+fn of_very_many_trackers_the_first_hundred_count() {
+    let tier = |from: usize| (from..from + 60).map(|number| format!("t{number}")).collect::<Vec<_>>().join(" ");
+    let bench = Bench::with("u", &format!("{}|{}|x", tier(0), tier(60)), 1);
+    let shots = bench.announcer.snapshot(bench.now);
+    let in_tier = |tier| shots.iter().filter(|shot| shot.tier == tier).count();
+    assert_eq!([in_tier(0), in_tier(1), in_tier(2), in_tier(3)], [1, 60, 39, 0]);
+}
+
+#[test]
+fn who_does_not_answer_gives_way_after_ten_seconds() {
+    let mut bench = Bench::new("a b | c");
+    let first = bench.due().remove(0).0;
+    let second = if first == "a" { "b" } else { "a" };
+    assert_eq!((bench.next(), bench.due()), (Some(10), one(second, Started)));
+    assert_eq!((bench.next(), bench.due()), (Some(10), one("c", Started)), "both are silent");
+    assert_eq!(bench.due(), []);
+    bench.answer("c", 600, None);
+    bench.answer(&first, 900, None);
+    let front = bench.announcer.snapshot(bench.now).remove(0);
+    assert_eq!((front.url.as_str(), front.working), (first.as_str(), true), "a late answer is an answer");
+    bench.answer(second, 300, None);
+    assert_eq!((bench.next(), bench.due()), (Some(900), one(&first, Periodic)), "the second came too late");
+    bench.answer(&first, 900, None);
+    assert_eq!((bench.next(), bench.due()), (Some(900), one(&first, Periodic)), "the later tier is silent again");
+}
+
+#[test]
+fn a_tracker_that_says_when_to_come_again_is_heeded() {
+    for (retry, wait) in [
+        (Retry::Minutes(0), 15),
+        (Retry::Minutes(7), 420),
+        (Retry::Minutes(u32::MAX), 86_400), // as long as any interval
+    ] {
+        let mut bench = Bench::new("a");
+        bench.due();
+        bench.refuse("a", Some(retry));
+        assert_eq!((bench.next(), bench.due()), (Some(wait), one("a", Started)), "{retry:?}");
+    }
+}
+
+#[test]
+fn a_tracker_that_says_never_is_not_asked_again_not_even_to_leave() {
+    let mut bench = Bench::new("a | b");
+    bench.due();
+    bench.answer("a", 600, None);
+    bench.next();
+    bench.due();
+    bench.refuse("a", Some(Retry::Never));
+    assert_eq!(bench.due(), one("b", Started));
+    bench.answer("b", 600, None);
+    for _ in 0..100 {
+        bench.next();
+        assert_eq!(bench.due(), one("b", Periodic));
+        bench.answer("b", 600, None);
+    }
+    assert_eq!(bench.announcer.snapshot(bench.now)[0].next_announce, None);
+    bench.announcer.completed(bench.now);
+    assert_eq!(bench.due(), one("b", Completed));
+    bench.answer("b", 600, None);
+    bench.announcer.stop(bench.now);
+    assert_eq!(bench.due(), one("b", Stopped));
+    let mut bench = Bench::new("a");
+    bench.due();
+    bench.refuse("a", Some(Retry::Never));
+    assert_eq!((bench.next(), bench.due()), (None, vec![]));
+}
+
+#[test]
+fn who_tells_less_than_all_figures_is_scraped_as_often_as_announced_to() {
+    let mut bench = Bench::new("a | b");
+    assert_eq!(bench.announcer.poll_scrape(bench.now), None, "nobody who has not answered");
+    bench.due();
+    for _ in 0..3 {
+        bench.answer("a", 600, None);
+        let scrape = bench.announcer.poll_scrape(bench.now).unwrap();
+        assert_eq!((scrape.url.as_str(), scrape.tracker), ("a", bench.id("a")));
+        assert_eq!(bench.announcer.poll_scrape(bench.now), None);
+        bench.now += Duration::from_secs(1);
+        bench.scraped(ScrapeOutcome::Answered(ScrapeReply { downloaded: Some(9), ..ScrapeReply::default() }));
+        bench.next();
+        bench.due();
+    }
+    let shot = bench.announcer.snapshot(bench.now).remove(0);
+    assert_eq!((shot.seeds, shot.leechers, shot.completed), (Some(3), None, Some(9)));
+    // Early announces bring no scrape.
+    bench.answer("a", 600, None);
+    bench.announcer.poll_scrape(bench.now);
+    bench.scraped(ScrapeOutcome::Answered(ScrapeReply::default()));
+    bench.announcer.set_need(bench.now, 70, true);
+    assert_eq!((bench.next(), bench.due()), (Some(60), one("a", Periodic)));
+    bench.answer("a", 600, None);
+    assert_eq!(bench.announcer.poll_scrape(bench.now), None);
+    bench.announcer.stop(bench.now);
+    assert_eq!(bench.announcer.poll_scrape(bench.now), None);
+}
+
+#[test]
+fn scrapes_that_fail_become_rarer_and_impossible_ones_end() {
+    for (outcome, scrapes) in [
+        (ScrapeOutcome::Failed, 4), // after 1, 3, 7 and 15 intervals
+        (ScrapeOutcome::Impossible, 1),
+        (ScrapeOutcome::Answered(ScrapeReply { min_interval_seconds: Some(3000), ..ScrapeReply::default() }), 4),
+    ] {
+        let mut bench = Bench::new("a");
+        let mut count = 0;
+        for _ in 0..16 {
+            bench.due();
+            bench.answer("a", 600, None);
+            count += usize::from(bench.announcer.poll_scrape(bench.now).is_some());
+            bench.scraped(outcome.clone());
+            bench.next();
+        }
+        assert_eq!(count, scrapes, "{outcome:?}");
+    }
+}
+
+#[test]
+fn who_tells_all_figures_is_not_scraped() {
+    let mut bench = Bench::new("a");
+    bench.due();
+    let outcome = AnnounceOutcome::Answered {
+        interval: None,
+        min_interval: None,
+        peers: Vec::new(),
+        complete: Some(1),
+        incomplete: Some(2),
+        downloaded: Some(3),
+        warning: None,
+        external_ip: None,
+        tracker_id: None,
+    };
+    bench.announcer.handle_outcome(bench.now, TrackerId(0), &outcome);
+    assert_eq!(bench.announcer.poll_scrape(bench.now), None);
+    assert_eq!(bench.announcer.snapshot(bench.now)[0].completed, Some(3));
 }
 
 #[test]

@@ -51,7 +51,11 @@ pub(super) struct Reach {
 impl Reach {
     /// For a request to a URL with this path, which came from a place that is trusted with `trust`, by a redirect or not.
     pub(super) fn of(trust: Scope, redirected: bool, purpose: Purpose, path: &str) -> Self {
-        let polite = purpose == Purpose::Document || is_announce(path);
+        let polite = match purpose {
+            Purpose::Document => true,
+            Purpose::Tracker => is_announce(path),
+            Purpose::Scrape => matches!(last_part(path), "scrape" | "scrape.php"),
+        };
         Self {
             private: trust >= Scope::Private,
             link_local: polite && !redirected,
@@ -71,8 +75,11 @@ impl Reach {
 
 /// Whether a path is one that trackers have and other services do not.
 fn is_announce(path: &str) -> bool {
-    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    matches!(last, "announce" | "announce.php") || path.starts_with("/announce/")
+    matches!(last_part(path), "announce" | "announce.php") || path.starts_with("/announce/")
+}
+
+fn last_part(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
 /// Looks names up, and gives those addresses only that are in reach.
@@ -87,7 +94,7 @@ impl Resolve for GuardedResolver {
         Box::pin(async move {
             let mut found = false;
             let mut addrs = Vec::new();
-            for addr in tokio::net::lookup_host((name.as_str(), 0)).await? {
+            for addr in tokio::net::lookup_host((name.as_str(), 0)).await.map_err(Unknown)? {
                 found = true;
                 if reach.allows(addr.ip()) {
                     addrs.push(addr);
@@ -112,6 +119,18 @@ impl fmt::Display for Unreachable {
 }
 
 impl std::error::Error for Unreachable {}
+
+/// A name that has no address.
+#[derive(Debug)]
+pub(super) struct Unknown(pub(super) std::io::Error);
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Unknown {}
 
 #[cfg(test)]
 mod tests {
@@ -145,13 +164,16 @@ mod tests {
             let reach = Reach::of(trust, redirected, purpose, path);
             ["8.8.8.8", "10.0.0.1", "169.254.1.1", "127.0.0.1"].map(|addr| reach.allows(addr.parse().unwrap()))
         };
-        use Purpose::{Document, Tracker};
+        use Purpose::{Document, Scrape, Tracker};
         use Scope::{Loopback, Private, Public};
         for (trust, redirected, purpose, path, allowed) in [
             (Loopback, false, Document, "/x.torrent", [true, true, true, true]),
             (Loopback, false, Tracker, "/announce", [true, true, true, true]),
             (Loopback, false, Tracker, "/passkey/announce.php", [true, true, true, true]),
             (Loopback, false, Tracker, "/admin/reboot", [true, true, false, false]),
+            (Loopback, false, Scrape, "/x/scrape.php", [true, true, true, true]),
+            (Loopback, false, Scrape, "/announce", [true, true, false, false]),
+            (Loopback, false, Tracker, "/scrape", [true, true, false, false]),
             (Loopback, true, Tracker, "/announce", [true, true, false, true]),
             (Loopback, true, Tracker, "/announcement", [true, true, false, false]),
             (Private, true, Tracker, "/announce", [true, true, false, false]),

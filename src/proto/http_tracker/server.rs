@@ -101,6 +101,7 @@ pub fn write_reply(reply: &AnnounceReply) -> Vec<u8> {
     };
     Writer::dict_to_vec(|root| {
         write_number(root, "complete", reply.complete);
+        write_number(root, "downloaded", reply.downloaded);
         match reply.external_ip {
             Some(IpAddr::V4(ip)) => root.key("external ip").bytes(ip.octets()),
             Some(IpAddr::V6(ip)) => root.key("external ip").bytes(ip.octets()),

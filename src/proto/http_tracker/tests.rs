@@ -52,6 +52,7 @@ fn replies_round_trip() {
         peers: vec!["10.0.0.1:6881".parse().unwrap(), "[2001:db8::1]:51413".parse().unwrap()],
         complete: Some(3),
         incomplete: Some(4),
+        downloaded: Some(5),
         warning: Some("slow down".into()),
         external_ip: Some("192.0.2.7".parse().unwrap()),
         tracker_id: Some(b"xyz".to_vec()),
@@ -84,6 +85,58 @@ fn refusals_say_when_to_come_again() {
     ] {
         assert_eq!(parse_reply(body.as_bytes()), Err(TrackerError::Refused { reason: "no".into(), retry }), "{body}");
     }
+}
+
+#[test]
+fn a_tracker_is_scraped_where_its_url_allows_it() {
+    let hash = InfoHash([b'a'; 20]);
+    let tail = "info_hash=aaaaaaaaaaaaaaaaaaaa";
+    for (tracker, front) in [
+        ("http://example.com/announce", Some("http://example.com/scrape?")),
+        ("http://example.com/x/announce", Some("http://example.com/x/scrape?")),
+        ("http://example.com/announce.php", Some("http://example.com/scrape.php?")),
+        ("http://example.com/announce?x2%0644", Some("http://example.com/scrape?x2%0644&")),
+        ("https://example.com:80/announce?passkey=a/b#frag", Some("https://example.com:80/scrape?passkey=a/b&")),
+        ("http://example.com/announce?", Some("http://example.com/scrape?")),
+        ("http://example.com/a", None),
+        ("http://example.com/x%064announce", None),
+        ("http://example.com/announce/passkey", None),
+        ("http://example.com/x?y=/announce", None),
+        ("http://announce", None),
+        ("http://announce.example/", None),
+    ] {
+        assert_eq!(scrape_url(tracker, &hash), front.map(|front| format!("{front}{tail}")), "{tracker}");
+    }
+}
+
+#[test]
+fn scrapes_round_trip_and_strange_ones_tell_nothing() {
+    let swarm =
+        |byte, seeds| ScrapedSwarm { info_hash: InfoHash([byte; 20]), complete: seeds, downloaded: 9, incomplete: 2 };
+    let body = write_scrape(&[swarm(b'a', 4), swarm(b'b', 5)]);
+    let figures = |complete| ScrapeReply { complete, downloaded: Some(9), incomplete: Some(2), ..Default::default() };
+    assert_eq!(parse_scrape_reply(&body, &InfoHash([b'b'; 20])), Ok(figures(Some(5))));
+    let flags = b"d5:filesde5:flagsd20:min_request_intervali900eee";
+    let nothing = ScrapeReply::default();
+    for (body, expected) in [
+        (&flags[..], ScrapeReply { min_interval_seconds: Some(900), ..nothing }),
+        (b"d5:filesi7ee", nothing),
+        (b"d5:filesd20:aaaaaaaaaaaaaaaaaaaai7eee", nothing),
+        (
+            b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei-1e10:downloaded1:xeee",
+            ScrapeReply { complete: Some(0), ..nothing },
+        ),
+        (b"de", nothing),
+    ] {
+        let shown = String::from_utf8_lossy(body);
+        assert_eq!(parse_scrape_reply(body, &InfoHash([b'a'; 20])), Ok(expected), "{shown}");
+    }
+    for key in ["failure reason", "failure_reason"] {
+        let body = format!("d14:{key}2:noe");
+        let refused = TrackerError::Refused { reason: "no".into(), retry: None };
+        assert_eq!(parse_scrape_reply(body.as_bytes(), &InfoHash([b'a'; 20])), Err(refused));
+    }
+    assert!(matches!(parse_scrape_reply(b"<html>", &InfoHash([0; 20])), Err(TrackerError::NotBencode(_))));
 }
 
 /// The recorded streams: head and body parted at the empty line.

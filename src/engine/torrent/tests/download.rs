@@ -224,6 +224,7 @@ fn stopping_fails_the_readers_and_closes_everything() {
         peers: vec![],
         complete: None,
         incomplete: None,
+        downloaded: None,
         warning: None,
         external_ip: None,
         tracker_id: None,

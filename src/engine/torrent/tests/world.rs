@@ -53,6 +53,7 @@ impl World {
             unchecked: Bitfield::new(pieces as usize),
             peer_id: PeerId(*b"-BF0001-000000000000"),
             private: false,
+            user_trackers: Vec::new(),
             trackers: Vec::new(),
             fill: Fill::None,
             upload: true,
@@ -110,6 +111,7 @@ impl World {
                 Effect::ReadReady(ticket) => self.ready.push(ticket.0),
                 Effect::ReadFailed(ticket, error) => self.failed.push((ticket.0, error)),
                 Effect::Announce(announcement) => self.announced.push(announcement),
+                Effect::Scrape(_) => {}
                 Effect::Completed => self.completed = true,
             }
         }
