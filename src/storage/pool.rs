@@ -60,8 +60,11 @@ impl DiskPool {
             Lane::Normal => queues.normal.push_back(Box::new(job)),
             Lane::Idle => queues.idle.push_back((Instant::now(), Box::new(job))),
         }
+        let wanted = queues.wants_another();
         drop(queues);
-        shared.wake.notify_one();
+        if wanted {
+            shared.wake.notify_one();
+        }
     }
 
     /// Jobs that have panicked.
@@ -110,6 +113,8 @@ struct Queues {
     normal_running: usize,
     normal_limit: usize,
     idle_running: bool,
+    /// Threads that wait for work; one that has been woken counts until it runs.
+    sleeping: usize,
     closing: bool,
 }
 
@@ -148,6 +153,13 @@ impl Queues {
         }
     }
 
+    /// Whether to wake a thread: it would find work. (Whoever is at work looks for more before it sleeps.)
+    fn wants_another(&self) -> bool {
+        let normal = !self.normal.is_empty() && self.normal_running < self.normal_limit;
+        let idle = !self.idle.is_empty() && !self.idle_running;
+        self.sleeping > 0 && (!self.urgent.is_empty() || normal || idle)
+    }
+
     fn is_empty(&self) -> bool {
         self.urgent.is_empty() && self.normal.is_empty() && self.idle.is_empty()
     }
@@ -163,18 +175,22 @@ impl Shared {
         let mut queues = self.lock();
         loop {
             if let Some((job, lane)) = queues.next() {
+                // A job that its lane was too full for woke nobody when it came.
+                let wanted = queues.wants_another();
                 drop(queues);
+                if wanted {
+                    self.wake.notify_one();
+                }
                 self.call(job);
                 queues = self.lock();
                 queues.ended(lane);
-                if lane != Lane::Urgent {
-                    // A job that the lane was too full for found nobody when it came; this thread may take another.
-                    self.wake.notify_one();
-                }
             } else if queues.closing && queues.is_empty() {
+                self.wake.notify_all();
                 return;
             } else {
+                queues.sleeping += 1;
                 queues = self.wake.wait(queues).unwrap_or_else(PoisonError::into_inner);
+                queues.sleeping -= 1;
             }
         }
     }
