@@ -15,7 +15,7 @@ fn a_hundred_thousand_files_mount_and_list_fast() {
         ("one directory", (0..100_000).map(|number| format!("file number {number:06}.dat=7")).collect::<Vec<_>>()),
         ("many directories", (0..100_000).map(|n| format!("d{}/e{}/file {n}.dat=7", n % 40, n % 2000)).collect()),
     ] {
-        // The best of a few, as the machine may be busy with other tests.
+        // How fast it is, scripts/bench says (many). Here the best of a few, against a cost that grows with the square.
         let (mut mounted, mut listed) = (Duration::MAX, Duration::MAX);
         for _ in 0..3 {
             let content = Content::new("torrent", 1 << 20, &entries);
@@ -37,7 +37,10 @@ fn a_hundred_thousand_files_mount_and_list_fast() {
             }
         }
         eprintln!("100,000 files in {shape}: mounted in {mounted:?}, listed with sizes in {listed:?}");
-        assert!(mounted < Duration::from_secs(3), "{shape}: mounted in {mounted:?}");
-        assert!(listed < Duration::from_secs(2), "{shape}: listed in {listed:?}");
+        assert!(mounted < BOUND, "{shape}: mounted in {mounted:?}");
+        assert!(listed < BOUND, "{shape}: listed in {listed:?}");
     }
 }
+
+/// Several times what either takes on a machine that is busy otherwise.
+const BOUND: Duration = Duration::from_secs(8);
