@@ -59,6 +59,118 @@ fn a_file_becomes_a_single_file_torrent_with_every_option() {
 }
 
 #[test]
+fn libtorrent_reads_of_a_torrent_what_create_was_told_and_show_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    make_tree(&dir.path().join("tree"));
+    // As mktorrent has it: each -a is a tier, commas stand inside of one.
+    let args = "tree -o x.torrent -a http://a.example/x,https://b.example/x --announce udp://c.example:6969/announce \
+                -a http://d.example/1,2 -w http://w.example/f/ --web-seed https://w.example:8443/f/ --private \
+                --piece-length 256K --comment für_alle";
+    let args: Vec<_> = args.split_whitespace().collect();
+    assert!(create(dir.path(), &args).status.success());
+    let first = fs::read(dir.path().join("x.torrent")).unwrap();
+    assert!(create(dir.path(), &[&args[..], &["--force"]].concat()).status.success());
+    assert_eq!(fs::read(dir.path().join("x.torrent")).unwrap(), first, "the same again");
+
+    let expected = serde_json::json!({
+        "name": "tree",
+        "private": true,
+        "piece_length": 256 << 10,
+        "comment": "für_alle",
+        "created_by": "btfs",
+        "trackers": [
+            ["http://a.example/x", "https://b.example/x"],
+            ["udp://c.example:6969/announce"],
+            ["http://d.example/1,2"],
+        ],
+        "web_seeds": ["http://w.example/f/", "https://w.example:8443/f/"],
+    });
+    let is_as_told = |said: &serde_json::Value, who: &str| {
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&said[name], value, "{name} by {who}");
+        }
+    };
+    let show = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btfs"));
+        let shown = command.arg("show").args(more).arg("x.torrent").current_dir(dir.path()).output().unwrap();
+        assert!(shown.status.success() && shown.stderr.is_empty(), "{shown:?}");
+        String::from_utf8(shown.stdout).unwrap()
+    };
+    let shown: serde_json::Value = serde_json::from_str(&show(&["--json"])).unwrap();
+    is_as_told(&shown, "btfs show");
+    let text = show(&[]);
+    for line in [
+        "pieces        1 of 256 KiB",
+        "private       yes: no DHT, no peer exchange, no local discovery",
+        "comment       für_alle",
+        "tracker 1     http://a.example/x",
+        "tracker 1     https://b.example/x",
+        "tracker 2     udp://c.example:6969/announce",
+        "tracker 3     http://d.example/1,2",
+        "web seed      http://w.example/f/",
+        "web seed      https://w.example:8443/f/",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line:?} in\n{text}");
+    }
+
+    let Some(read) = libtorrent_reads(&dir.path().join("x.torrent")) else { return };
+    is_as_told(&read, "libtorrent");
+    assert_eq!(read["info_hash"], shown["info_hash"]);
+}
+
+#[test]
+fn pieces_have_every_length_from_16_kib_to_64_mib() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), vec![9; 40_000]).unwrap();
+    for (text, bytes) in [
+        ("16384", 16 << 10),
+        ("16K", 16 << 10),
+        ("256K", 256 << 10),
+        ("1M", 1 << 20),
+        ("2MiB", 2 << 20),
+        ("64M", 64 << 20),
+    ] {
+        assert!(create(dir.path(), &["file", "--force", "--piece-length", text]).status.success(), "{text}");
+        assert_eq!(parse(&dir.path().join("file.torrent")).layout.piece_length(), bytes, "{text}");
+        if let Some(read) = libtorrent_reads(&dir.path().join("file.torrent")) {
+            assert_eq!(read["piece_length"], bytes);
+        }
+    }
+    for text in ["0", "8K", "96K", "128M", "1T", "-1", "K", ""] {
+        let refused = create(dir.path(), &["file", "--force", "--piece-length", text]);
+        assert_eq!(refused.status.code(), Some(2), "{text:?}");
+    }
+}
+
+/// What libtorrent says is in a torrent; `None` where it is not installed.
+fn libtorrent_reads(torrent: &Path) -> Option<serde_json::Value> {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/venv/bin/python");
+    let output = match Command::new(python).args(["-c", LIBTORRENT]).arg(torrent).output() {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("SKIPPED: libtorrent: {error}");
+            return None;
+        }
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+const LIBTORRENT: &str = r#"
+import json, sys
+import libtorrent as lt
+p = lt.load_torrent_file(sys.argv[1])
+tiers = {}
+for url, tier in zip(p.trackers, p.tracker_tiers):
+    tiers.setdefault(tier, []).append(url)
+print(json.dumps({
+    "name": p.ti.name(), "private": p.ti.priv(), "piece_length": p.ti.piece_length(), "comment": p.comment,
+    "created_by": p.created_by, "trackers": [tiers[tier] for tier in sorted(tiers)], "web_seeds": p.url_seeds,
+    "info_hash": str(p.ti.info_hashes().v1),
+}))
+"#;
+
+#[test]
 fn what_is_there_already_is_overwritten_only_by_force_and_never_shared() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
@@ -86,6 +198,8 @@ fn what_cannot_be_shared_is_one_line_and_leaves_nothing() {
         (vec!["linked"], 1, "leads out"),
         (vec!["none"], 1, "No such file"),
         (vec!["linked/file", "-a", "gopher://x"], 2, "no tracker URL"),
+        (vec!["linked/file", "-a", "http://a/x,udp://"], 2, "no tracker URL"),
+        (vec!["linked/file", "-w", "udp://x:1"], 2, "web seeds need an http or https URL"),
         (vec!["linked/file", "--piece-length", "17K"], 2, "power of two"),
         (vec!["linked/file", "--name", "a/b"], 2, "a name with a slash in it"),
         (vec!["linked/file", "-o", "no/such/dir.torrent"], 1, "No such file"),
