@@ -3,12 +3,15 @@
 //! The only room that prints, forks, reads the environment and ends the process.
 
 mod args;
+mod completions;
 pub mod create;
 mod daemon;
 mod demo;
 mod exit;
+mod helper;
 mod live;
 mod logging;
+mod man;
 mod mount;
 mod mountpoint;
 mod options;
@@ -26,13 +29,17 @@ use clap::Parser;
 pub use args::Cli;
 use args::Command;
 
-/// Runs the command line; returns the exit status: 0 fine, 1 failed, 2 usage, 101 a bug.
+/// Runs the command line; returns the exit status: 0 fine, 1 failed, 2 usage, 101 a bug. Under the name `mount.btfs` it is
+/// a helper of mount(8), with mount(8)'s exit statuses.
 pub fn main() -> i32 {
     daemon::share_heaps();
-    // Usage errors, help and version end the process in here.
-    let cli = Cli::parse();
     exit::install_panic_hook();
     daemon::ignore_file_size_signal();
+    if helper::is_meant() {
+        return helper::main();
+    }
+    // Usage errors, help and version end the process in here.
+    let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => umount::run(&args),
@@ -41,6 +48,8 @@ pub fn main() -> i32 {
         Command::Create(args) => create::run(args).map(|()| exit::OK),
         Command::Seed(args) => seed::run(*args),
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     outcome.unwrap_or_else(|error| exit::report(&error))
 }

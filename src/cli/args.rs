@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{create, show};
+use super::{completions, create, man, show};
 use crate::engine::Fill;
 use crate::net::SessionConfig;
 
@@ -41,16 +41,22 @@ pub enum Command {
     Seed(Box<SeedArgs>),
     /// See it work: makes files, seeds and tracks them in this process, mounts and reads them, cleans up
     Demo(DemoArgs),
+    /// Print what makes a shell complete commands and options
+    #[command(after_help = completions::PLACES, after_long_help = completions::PLACES)]
+    Completions(completions::Args),
+    /// Print a manual page, or write all of them
+    #[command(after_help = man::EXAMPLES, after_long_help = man::EXAMPLES)]
+    Man(man::Args),
 }
 
 /// `btfs mount`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// A .torrent file, or an http(s) URL of one; several become several names in the mount
-    #[arg(required = true, num_args = 1.., value_name = "TORRENT")]
+    #[arg(required = true, num_args = 1.., value_name = "TORRENT", value_hint = ValueHint::FilePath)]
     pub torrents: Vec<OsString>,
     /// An empty directory to mount on
-    #[arg(required = true, value_name = "MOUNTPOINT")]
+    #[arg(required = true, value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     pub mountpoint: PathBuf,
     /// Stay in the foreground, with a live status line on a terminal
     #[arg(short, long)]
@@ -74,19 +80,33 @@ pub struct MountArgs {
     #[arg(long, value_name = "GID")]
     pub gid: Option<u32>,
     /// Options as mount(8) has them, separated by commas: ro, noexec, allow_other, uid=, gid=, and every option of this
-    /// command as name=value with underscores (cache_dir=/var/cache/btfs,read_timeout=30,no_upload)
+    /// command as name=value with underscores (cache_dir=/var/cache/btfs,read_timeout=30,no_upload); address= is --bind
     #[arg(short, long = "options", value_name = "OPTIONS")]
     pub options: Vec<String>,
+    /// What only mount(8) asks for.
+    #[arg(skip)]
+    pub manner: Manner,
     /// The swarm.
     #[command(flatten)]
     pub swarm: SwarmArgs,
+}
+
+/// How `mount.btfs` differs from `btfs mount`; by default in nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Say nothing when all is well.
+    pub quiet: bool,
+    /// Pass over options of `-o` that are not known.
+    pub sloppy: bool,
+    /// Judge the torrents and the options, mount nothing.
+    pub fake: bool,
 }
 
 /// `btfs seed`.
 #[derive(Debug, Args)]
 pub struct SeedArgs {
     /// A .torrent file (or an http(s) URL of one), and the file or directory that holds its content; further pairs
-    #[arg(required = true, num_args = 2.., value_names = ["TORRENT", "DATA"])]
+    #[arg(required = true, num_args = 2.., value_names = ["TORRENT", "DATA"], value_hint = ValueHint::AnyPath)]
     pub pairs: Vec<OsString>,
     /// Print one line of JSON when all is checked and shared, instead of text
     #[arg(long)]
@@ -100,8 +120,9 @@ pub struct SeedArgs {
 #[derive(Debug, Args, Clone)]
 #[command(next_help_heading = "Swarm and cache")]
 pub struct SwarmArgs {
-    /// Where fetched pieces and what is known of them are kept [default: $XDG_CACHE_HOME/btfs or ~/.cache/btfs]
-    #[arg(long, value_name = "DIR")]
+    /// Where fetched pieces and what is known of them are kept [default: $XDG_CACHE_HOME/btfs or
+    /// ~/.cache/btfs; /var/cache/btfs for root without a home]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub cache_dir: Option<PathBuf>,
     /// Listen for peers on this TCP port [default: the one of last time, else any]
     #[arg(long, value_name = "PORT")]
@@ -139,6 +160,7 @@ pub struct SwarmArgs {
 #[derive(Debug, Args)]
 pub struct UmountArgs {
     /// Where it is mounted
+    #[arg(value_hint = ValueHint::DirPath)]
     pub mountpoint: PathBuf,
 }
 
@@ -146,6 +168,7 @@ pub struct UmountArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Only this mount [default: every mount and seed of this user]
+    #[arg(value_hint = ValueHint::DirPath)]
     pub mountpoint: Option<PathBuf>,
     /// One JSON object a process and line
     #[arg(long)]
@@ -189,7 +212,7 @@ impl SwarmArgs {
     pub(crate) fn session_config(&self, read_timeout: Option<Duration>, fill: Fill) -> anyhow::Result<SessionConfig> {
         let cache_dir = match &self.cache_dir {
             Some(path) => std::path::absolute(path)?,
-            None => default_cache_dir()?,
+            None => super::paths::cache_dir().ok_or_else(|| anyhow::anyhow!(NO_CACHE))?,
         };
         Ok(SessionConfig {
             cache_dir,
@@ -233,14 +256,10 @@ pub(crate) fn tracker_url(text: &str) -> Result<String, String> {
     }
 }
 
-fn default_cache_dir() -> anyhow::Result<PathBuf> {
-    super::paths::xdg("XDG_CACHE_HOME", ".cache")
-        .map(|path| path.join("btfs"))
-        .ok_or_else(|| anyhow::anyhow!("neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache-dir"))
-}
-
 /// About 31 years: more is a mistake.
 const MAX_SECONDS: f64 = 1e9;
+
+const NO_CACHE: &str = "neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache-dir";
 
 const LONG_ABOUT: &str = "btfs turns a torrent into a read-only directory. Any program can open its files: what it \
 reads is fetched from the swarm first, checked against the torrent's hashes and kept on disk. Like every peer it also \

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// What a process is after [`fork`].
 pub(crate) enum Forked {
@@ -19,16 +20,21 @@ pub(crate) enum Forked {
 /// The child's way to say that it is ready. Dropped without: the parent takes the child's exit status.
 pub(crate) struct Ready(File);
 
+/// No second process could be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot go on in the background")]
+pub(crate) struct NoProcess(#[source] io::Error);
+
 /// Splits the process; the parent returns when the child is ready or has ended.
 ///
 /// # Panics
 /// If there is a second thread: its locks would stay locked in the child.
-pub(crate) fn fork() -> io::Result<Forked> {
+pub(crate) fn fork() -> Result<Forked, NoProcess> {
     assert_single_thread();
-    let (mut from_child, to_parent) = pipe()?;
+    let (mut from_child, to_parent) = pipe().map_err(NoProcess)?;
     // SAFETY: there is one thread (asserted), so the child may do everything that the parent may.
     match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
+        -1 => Err(NoProcess(io::Error::last_os_error())),
         0 => {
             drop(from_child);
             Ok(Forked::Child(Ready(to_parent)))
@@ -103,6 +109,32 @@ pub(crate) fn leave_directory() -> io::Result<()> {
         unsafe { std::env::set_var(name, value) };
     }
     std::env::set_current_dir("/")
+}
+
+/// Forgets where the user's things lie: what is the system's must not depend on who happened to ask for it.
+///
+/// # Panics
+/// If there is a second thread, which might read the environment meanwhile.
+pub(crate) fn forget_home() {
+    assert_single_thread();
+    for name in ["HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
+        // SAFETY: there is one thread (asserted).
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
+/// Goes over into another mount namespace (a file such as `/proc/PID/ns/mnt`); the current directory is its root then.
+///
+/// # Panics
+/// If there is a second thread: the kernel moves none that shares its directories.
+pub(crate) fn enter_mount_namespace(file: &Path) -> io::Result<()> {
+    assert_single_thread();
+    let namespace = File::open(file)?;
+    // SAFETY: takes an open descriptor and a constant.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn assert_single_thread() {

@@ -39,9 +39,7 @@ impl Target {
         if is_under_systemd() {
             return Self::Journal;
         }
-        let state = super::paths::xdg("XDG_STATE_HOME", ".local/state");
-        let directory = state.unwrap_or_else(|| PathBuf::from("/var/log")).join("btfs");
-        Self::File(directory.join(format!("btfs-{}.log", file_name(subject))))
+        Self::File(super::paths::log_dir().join(format!("btfs-{}.log", file_name(subject))))
     }
 
     /// In the foreground: the journal if systemd started us, else standard error.

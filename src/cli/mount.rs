@@ -23,6 +23,9 @@ pub(crate) fn run(mut args: MountArgs) -> anyhow::Result<i32> {
     let read_timeout = Some(args.read_timeout).filter(|timeout| !timeout.is_zero());
     let session = args.swarm.session_config(read_timeout, args.fill.into())?;
     args.mountpoint = std::path::absolute(&args.mountpoint)?;
+    if args.manner.fake {
+        return Ok(exit::OK);
+    }
     if args.foreground {
         return serve(&args, named, session, None);
     }
@@ -96,7 +99,9 @@ fn serve(
     };
     let running = process.run("mount", parts);
     tracing::info!(mountpoint = %mountpoint.display(), torrents = torrents.len(), "mounted");
-    announce(&torrents, &mountpoint, upload);
+    if !args.manner.quiet {
+        announce(&torrents, &mountpoint, upload);
+    }
     if let Some(ready) = ready {
         // From now on they go to the log only.
         warnings.list().iter().for_each(|warning| text::complain(&warning.text));

@@ -14,7 +14,11 @@ pub(crate) fn apply(args: &mut MountArgs) -> Result<(), UsageError> {
             Some((name, value)) => (name, Some(value)),
             None => (option.as_str(), None),
         };
-        apply_one(args, name, value).map_err(|reason| UsageError(format!("option {option}: {reason}")))?;
+        match apply_one(args, name, value) {
+            Ok(()) => {}
+            Err(Wrong::Unknown) if args.manner.sloppy => {}
+            Err(wrong) => return Err(UsageError(format!("option {option}: {wrong}"))),
+        }
     }
     if args.swarm.no_tracker && !args.swarm.trackers.is_empty() {
         return Err(UsageError("no_tracker and a tracker exclude each other".to_owned()));
@@ -22,20 +26,31 @@ pub(crate) fn apply(args: &mut MountArgs) -> Result<(), UsageError> {
     Ok(())
 }
 
-fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<(), String> {
+/// What is wrong with an option.
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    #[error("unknown")]
+    Unknown,
+    #[error("{0}")]
+    Value(String),
+}
+
+impl From<String> for Wrong {
+    fn from(reason: String) -> Self {
+        Self::Value(reason)
+    }
+}
+
+fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<(), Wrong> {
     let swarm = &mut args.swarm;
     match (name, value) {
-        ("" | "defaults" | "ro" | "auto" | "noauto" | "nofail" | "_netdev", None) => {}
-        // mount(8) hands `rw` to every helper that was not told otherwise; the mount is read-only all the same.
-        (
-            "rw" | "user" | "nouser" | "users" | "owner" | "group" | "dev" | "suid" | "exec" | "default_permissions",
-            None,
-        ) => {}
-        (
-            "nodev" | "nosuid" | "noatime" | "atime" | "relatime" | "norelatime" | "strictatime" | "async" | "sync",
-            None,
-        ) => {}
-        (name, _) if name.starts_with("x-") || name == "comment" => {}
+        (name, None) if IGNORED.contains(&name) => {}
+        // Notes for others: for systemd, for desktops, for umount(8); who mounted, where fstab lets users do so.
+        (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
+        ("comment" | "user" | "helper" | "uhelper", _) => {}
+        ("remount", None) => {
+            return Err(Wrong::Value("nothing can be changed while mounted: unmount, then mount again".to_owned()));
+        }
         ("noexec" | "dirsync", None) => args.options.push(name.to_owned()),
         (
             "fsname" | "subtype" | "max_read" | "blksize" | "context" | "fscontext" | "defcontext" | "rootcontext",
@@ -51,7 +66,8 @@ fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<()
         ("fill", Some(value)) => args.fill = clap::ValueEnum::from_str(value, false)?,
         ("cache_dir", Some(value)) => swarm.cache_dir = Some(value.into()),
         ("port", Some(value)) => swarm.port = Some(number(value)?),
-        ("bind", Some(value)) => swarm.bind = Some(number(value)?),
+        // Beside a `bind=` in fstab mount(8) looks for a bind mount, and does not know ours by its source.
+        ("bind" | "address", Some(value)) => swarm.bind = Some(number(value)?),
         ("max_peers", Some(value)) => swarm.max_peers = at_least_one(value)?,
         ("max_per_address", Some(value)) => swarm.max_per_address = at_least_one(value)?,
         ("peer", Some(value)) => swarm.peers.push(number(value)?),
@@ -62,9 +78,9 @@ fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<()
         ("verify", None) => swarm.verify = true,
         (name, value) => {
             return Err(match (is_known(name), value) {
-                (true, None) => "needs a value".to_owned(),
-                (true, Some(_)) => "takes no value".to_owned(),
-                (false, _) => "unknown".to_owned(),
+                (true, None) => Wrong::Value("needs a value".to_owned()),
+                (true, Some(_)) => Wrong::Value("takes no value".to_owned()),
+                (false, _) => Wrong::Unknown,
             });
         }
     }
@@ -91,7 +107,7 @@ fn number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T,
 }
 
 fn is_known(name: &str) -> bool {
-    let with_value = [
+    let others = [
         "uid",
         "gid",
         "read_timeout",
@@ -100,13 +116,67 @@ fn is_known(name: &str) -> bool {
         "cache_dir",
         "port",
         "bind",
+        "address",
         "max_peers",
         "max_per_address",
         "peer",
+        "tracker",
+        "log",
+        "noexec",
+        "dirsync",
+        "allow_other",
+        "no_upload",
+        "no_tracker",
+        "verify",
+        "remount",
     ];
-    let without = ["ro", "noexec", "allow_other", "no_upload", "no_tracker", "verify", "nofail", "noauto", "user"];
-    with_value.contains(&name) || without.contains(&name) || name == "tracker" || name == "log"
+    IGNORED.contains(&name) || others.contains(&name)
 }
+
+/// What mount(8) hands to its helpers, what stands in fstab(5) for others, and what every mount of ours is anyway. `rw`
+/// comes with each mount that was not told otherwise; it is read-only all the same.
+const IGNORED: &[&str] = &[
+    "",
+    "defaults",
+    "ro",
+    "rw",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "noowner",
+    "group",
+    "nogroup",
+    "default_permissions",
+    "dev",
+    "nodev",
+    "suid",
+    "nosuid",
+    "exec",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
+    "lazytime",
+    "nolazytime",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
+    "symfollow",
+    "silent",
+    "loud",
+    "async",
+    "sync",
+];
 
 #[cfg(test)]
 mod tests {
@@ -140,6 +210,24 @@ mod tests {
     fn what_mount_8_and_fstab_add_is_ignored() {
         let args = mount("rw,_netdev,nofail,noauto,user,x-systemd.automount,x-gvfs-name=a,defaults,,relatime").unwrap();
         assert_eq!((args.options.len(), args.allow_other), (0, false));
+        let args =
+            mount("user=me,comment=a b,X-mount.mkdir=0755,x-systemd.device-timeout=5s,nodev,nosuid,lazytime").unwrap();
+        assert_eq!((args.options.len(), args.allow_other), (0, false));
+    }
+
+    #[test]
+    fn sloppiness_passes_over_what_is_unknown_but_not_over_what_is_wrong() {
+        let sloppy = |options: &str| {
+            let cli = Cli::try_parse_from(["btfs", "mount", "a.torrent", "/m", "-o", options]).unwrap();
+            let Command::Mount(mut args) = cli.command else { panic!("not a mount") };
+            args.manner.sloppy = true;
+            apply(&mut args).map(|()| *args)
+        };
+        assert_eq!(sloppy("colour=red,uid=7,nonsense").unwrap().uid, Some(7));
+        assert_eq!(
+            sloppy("colour=red,uid=root").unwrap_err().to_string(),
+            "option uid=root: invalid digit found in string"
+        );
     }
 
     #[test]
@@ -149,6 +237,8 @@ mod tests {
             ("uid", "option uid: needs a value"),
             ("ro=1", "option ro=1: takes no value"),
             ("uid=root", "option uid=root: invalid digit found in string"),
+            ("remount,ro", "option remount: nothing can be changed while mounted: unmount, then mount again"),
+            ("address=here", "option address=here: invalid IP address syntax"),
             ("max_peers=0", "option max_peers=0: at least 1 is needed"),
             ("max_per_address", "option max_per_address: needs a value"),
             ("no_tracker,tracker=http://h/a", "no_tracker and a tracker exclude each other"),

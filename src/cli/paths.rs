@@ -13,6 +13,18 @@ pub(crate) fn xdg(variable: &str, default: &str) -> Option<PathBuf> {
         .or_else(|| std::env::var_os("HOME").and_then(|home| absolute(&home)).map(|home| home.join(default)))
 }
 
+/// Where pieces are kept unless a directory is named: in the user's cache directory. Root may have none, where init or
+/// mount(8) starts us; then it is [`SYSTEM_CACHE`]. `None`: an ordinary user without a home.
+pub(crate) fn cache_dir() -> Option<PathBuf> {
+    let own = xdg("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("btfs"));
+    own.or_else(|| (who().0 == 0).then(|| PathBuf::from(SYSTEM_CACHE)))
+}
+
+/// Where logs are kept: in the user's state directory, without one in [`SYSTEM_LOGS`].
+pub(crate) fn log_dir() -> PathBuf {
+    xdg("XDG_STATE_HOME", ".local/state").map_or_else(|| PathBuf::from(SYSTEM_LOGS), |state| state.join("btfs"))
+}
+
 /// Who we are: effective user and group id.
 pub(crate) fn who() -> (u32, u32) {
     // The owner of /proc/self is the effective user; no unsafe call needed.
@@ -30,3 +42,7 @@ pub(crate) fn control_directories() -> Vec<PathBuf> {
     directories.push(if uid == 0 { PathBuf::from("/run/btfs") } else { PathBuf::from(format!("/tmp/btfs-{uid}")) });
     directories
 }
+
+/// Of the system's own mounts (hier(7): what can be fetched again, and is kept over a boot).
+const SYSTEM_CACHE: &str = "/var/cache/btfs";
+const SYSTEM_LOGS: &str = "/var/log/btfs";

@@ -10,6 +10,15 @@ pub(crate) fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// A result on standard output. Whoever has read enough of it is no error.
+pub(crate) fn print(bytes: &[u8]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
 /// A line on standard error, in the same way.
 pub(crate) fn complain(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "btfs: {line}");

@@ -183,7 +183,7 @@ fn mistakes_on_the_command_line_are_usage_errors() {
 #[test]
 fn every_command_has_a_help_that_fits_its_options() {
     let home = Home::new();
-    let commands = ["mount", "umount", "status", "show", "create", "seed", "demo"];
+    let commands = ["mount", "umount", "status", "show", "create", "seed", "demo", "completions", "man"];
     let output = home.btfs(&["--help"]);
     assert!(output.status.success());
     for command in commands {

@@ -6,6 +6,7 @@ mod fs_model;
 mod http_client;
 mod layering;
 mod scripts;
+mod shell;
 mod store;
 mod tracker;
 mod udp_tracker;

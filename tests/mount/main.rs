@@ -2,6 +2,7 @@
 mod faults;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod helper;
 mod journal;
 mod owners;
 mod semantics;

@@ -53,10 +53,17 @@ as_user! {
     what_a_trusted_user_may: "users::trusted::", 1, [];
 }
 
-/// What an ordinary user cannot have: several users, a journal, passthrough, mounts over mounts, a disk of his own. The
-/// streams of a command are nobody's in particular.
-const ROOTS_ALONE: &[&str] =
-    &["journal::", "owners::", "semantics::passthrough::", "faults::covered::", "faults::disks::", "faults::streams::"];
+/// What an ordinary user cannot have: several users, a journal, helpers of mount(8), passthrough, mounts over mounts, a
+/// disk of his own. The streams of a command are nobody's in particular.
+const ROOTS_ALONE: &[&str] = &[
+    "journal::",
+    "owners::",
+    "helper::",
+    "semantics::passthrough::",
+    "faults::covered::",
+    "faults::disks::",
+    "faults::streams::",
+];
 
 #[test]
 fn no_test_of_roots_is_left_out() {
