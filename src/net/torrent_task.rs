@@ -19,7 +19,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -111,6 +111,8 @@ async fn live(
         peer_tasks: JoinSet::new(),
         errands: JoinSet::new(),
         errand_names: HashMap::new(),
+        announcing: HashMap::new(),
+        hurried: None,
         dialling: 0,
         from_peers_sender,
         disk_sender,
@@ -170,6 +172,10 @@ struct TorrentTask {
     peer_tasks: JoinSet<()>,
     errands: JoinSet<ErrandDone>,
     errand_names: HashMap<Id, Errand>,
+    /// The announces among them that are under way.
+    announcing: HashMap<TrackerId, AbortHandle>,
+    /// When the torrent ends: those that it waits for no longer than this, before it says `stopped`.
+    hurried: Option<(Instant, Vec<AbortHandle>)>,
     dialling: usize,
     from_peers_sender: mpsc::Sender<FromPeer>,
     disk_sender: mpsc::Sender<DiskDone>,
@@ -264,6 +270,9 @@ impl TorrentTask {
                 () = timer.as_mut(), if timeout.is_some() => {}
             }
             *asked_to_stop = self.stopping.is_some();
+            if let Some((_, late)) = self.hurried.take_if(|(until, _)| *until <= Instant::now()) {
+                late.iter().for_each(AbortHandle::abort);
+            }
             let now = now();
             if self.engine.poll_timeout().is_some_and(|at| at <= now) {
                 self.engine.handle_timeout(now);
@@ -324,9 +333,12 @@ impl TorrentTask {
     fn handle_errand(&mut self, done: Result<(Id, ErrandDone), JoinError>) {
         let (id, done) = match done {
             Ok((id, done)) => (id, Some(done)),
-            Err(panic) => {
-                error!(%panic, "an errand ended by a bug");
-                (panic.id(), None)
+            Err(end) => {
+                // We abort those only that take too long at the end.
+                if !end.is_cancelled() {
+                    error!(panic = %end, "an errand ended by a bug");
+                }
+                (end.id(), None)
             }
         };
         match (self.errand_names.remove(&id), done) {
@@ -339,6 +351,7 @@ impl TorrentTask {
                 }
             }
             (Some(Errand::Announce(tracker)), done) => {
+                self.announcing.remove(&tracker);
                 let outcome = match done {
                     Some(ErrandDone::Announced(outcome)) => outcome,
                     _ => AnnounceOutcome::Failed { reason: "internal error".to_owned(), retry: None },
@@ -443,8 +456,10 @@ impl TorrentTask {
         self.trackers.asked(&announcement);
         let name = Errand::Announce(announcement.tracker);
         let trackers = self.tools.trackers.clone();
+        let tracker = announcement.tracker;
         let task = self.errands.spawn(async move { ErrandDone::Announced(trackers.announce(announcement).await) });
         self.errand_names.insert(task.id(), name);
+        self.announcing.insert(tracker, task);
     }
 
     fn scrape(&mut self, scrape: Scrape) {
@@ -475,6 +490,9 @@ impl TorrentTask {
     fn stop(&mut self) {
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now() + STOP_PATIENCE);
+            // What is being announced now comes before `stopped`, but a tracker that does not answer must not take its place.
+            let under_way = self.announcing.drain().map(|(_, task)| task).collect();
+            self.hurried = Some((Instant::now() + LAST_ANSWERS, under_way));
             self.engine.handle_command(now(), Command::Stop);
         }
     }
@@ -490,7 +508,8 @@ impl TorrentTask {
 
     fn timeout(&self) -> Option<Instant> {
         let engine = self.engine.poll_timeout().map(Instant::from_std);
-        [engine, self.stopping].into_iter().flatten().min()
+        let hurried = self.hurried.as_ref().map(|&(until, _)| until);
+        [engine, self.stopping, hurried].into_iter().flatten().min()
     }
 
     /// Closes connections and the store; reads that still wait fail as their replies are dropped.
@@ -521,6 +540,8 @@ const MAX_DIALLING: usize = 50;
 const MAINTENANCE: Duration = Duration::from_secs(1);
 /// `stopped` is announced for no longer than this.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// What was being announced when the torrent ends may take so long of that.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Peers get their last messages for no longer than this.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(250);
 /// Debug builds check the engine's invariants once in so many turns.
