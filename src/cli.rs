@@ -3,6 +3,7 @@
 //! The only room that prints, forks, reads the environment and ends the process.
 
 mod args;
+pub mod cache;
 mod completions;
 pub mod create;
 mod daemon;
@@ -46,6 +47,7 @@ pub fn main() -> i32 {
         Command::Status(args) => status::run(&args),
         Command::Show(args) => show::run(args).map(|()| exit::OK),
         Command::Create(args) => create::run(args).map(|()| exit::OK),
+        Command::Cache(args) => cache::run(args).map(|()| exit::OK),
         Command::Seed(args) => seed::run(*args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -25,8 +25,8 @@ mod torrent;
 pub use config::{Config, Fill};
 pub use effect::{AnnounceEvent, Announcement, CloseReason, DiskJob, Effect, Opening, ReadError, Scrape};
 pub use event::{
-    AnnounceOutcome, Command, Connected, DialFailure, DiskDone, HandleId, PeerEvent, PeerKey, Retry, ScrapeOutcome,
-    ScrapeReply, Source, Ticket, TrackerId,
+    AnnounceOutcome, Command, Connected, DialFailure, DiskDone, HandleId, PeerEvent, PeerKey, Retry, Room,
+    ScrapeOutcome, ScrapeReply, Source, Ticket, TrackerId,
 };
 pub use snapshot::{PeerSnapshot, ReadSnapshot, TorrentSnapshot, TrackerSnapshot};
 pub use torrent::Torrent;

@@ -4,8 +4,10 @@
 //! after its piece was verified (I1). Nothing here is async; slow calls belong on the [`DiskPool`].
 
 mod backing;
+mod budget;
 mod cache_dir;
 mod pool;
+mod recency;
 mod resume;
 pub mod scan;
 mod store;
@@ -13,9 +15,10 @@ mod sys;
 mod table;
 mod verify;
 
-pub use cache_dir::CacheDir;
+pub use budget::{CacheLimits, MinFree, Room};
+pub use cache_dir::{CacheDir, Removed, SlotStatus};
 pub use pool::{DiskPool, Lane};
-pub use store::{Adopt, Loan, OpenedStore, Store, StoreStatus, TorrentFiles};
+pub use store::{Adopt, Guard, Loan, OpenedStore, Store, StoreStatus, TorrentFiles};
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};
 

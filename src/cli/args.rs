@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{completions, create, man, show};
+use super::{cache, completions, create, man, show};
+use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
+use crate::storage::{CacheLimits, MinFree};
 
 /// Everything that can stand on the command line.
 #[derive(Debug, Parser)]
@@ -36,6 +38,8 @@ pub enum Command {
     Show(show::Args),
     /// Make a torrent of a file or directory
     Create(create::Args),
+    /// Show what the cache holds, remove some of it, keep some of it
+    Cache(cache::Args),
     /// Share files that are already here
     #[command(after_help = SEED_EXAMPLES, after_long_help = SEED_EXAMPLES)]
     Seed(Box<SeedArgs>),
@@ -124,6 +128,13 @@ pub struct SwarmArgs {
     /// ~/.cache/btfs; /var/cache/btfs for root without a home]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub cache_dir: Option<PathBuf>,
+    /// Keep the cache below this size, all torrents and mounts together; what was used longest ago goes
+    /// [default: as the disk allows]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub cache_size: Option<u64>,
+    /// Keep so much of the disk free: a size, or per cent of the disk [default: 5 % or 2 GiB, whichever is more]
+    #[arg(long, value_name = "SIZE|PERCENT", value_parser = min_free)]
+    pub cache_min_free: Option<MinFree>,
     /// Listen for peers on this TCP port [default: the one of last time, else any]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
@@ -225,6 +236,7 @@ impl SwarmArgs {
             use_trackers: !self.no_tracker,
             max_per_address: self.max_per_address,
             recheck: self.verify,
+            limits: CacheLimits { size: self.cache_size, min_free: self.cache_min_free.unwrap_or_default() },
         })
     }
 }
@@ -236,6 +248,25 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
         return Err(format!("expected 0 to {MAX_SECONDS} seconds"));
     }
     Ok(Duration::from_secs_f64(number))
+}
+
+/// A number of bytes that a cache can have.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    match parse_bytes(text) {
+        Ok(bytes) if bytes < MIN_CACHE_BYTES => Err("at least 1M is needed".to_owned()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+/// What is to be kept free.
+pub(crate) fn min_free(text: &str) -> Result<MinFree, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return parse_bytes(text).map(MinFree::Bytes).map_err(|error| format!("{error}, or 5%"));
+    };
+    match percent.trim().parse() {
+        Ok(percent) if (0.0..100.0).contains(&percent) => Ok(MinFree::Percent(percent)),
+        _ => Err("expected 0% to 99%".to_owned()),
+    }
 }
 
 /// A number of connections.
@@ -256,10 +287,13 @@ pub(crate) fn tracker_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// Smaller caches could not hold what one reader waits for.
+const MIN_CACHE_BYTES: u64 = 1 << 20;
+
 /// About 31 years: more is a mistake.
 const MAX_SECONDS: f64 = 1e9;
 
-const NO_CACHE: &str = "neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache-dir";
+pub(super) const NO_CACHE: &str = "neither XDG_CACHE_HOME nor HOME is set: name a directory with --cache-dir";
 
 const LONG_ABOUT: &str = "btfs turns a torrent into a read-only directory. Any program can open its files: what it \
 reads is fetched from the swarm first, checked against the torrent's hashes and kept on disk. Like every peer it also \
@@ -315,6 +349,19 @@ mod tests {
     }
 
     #[test]
+    fn bounds_of_the_cache_are_read() {
+        let Command::Mount(args) = parse("btfs mount a b --cache-size 1.5G --cache-min-free 7.5%").unwrap().command
+        else {
+            panic!("not a mount");
+        };
+        let config = args.swarm.session_config(None, Fill::None).unwrap();
+        assert_eq!(config.limits, CacheLimits { size: Some(3 << 29), min_free: MinFree::Percent(7.5) });
+        assert_eq!((min_free("0"), min_free("3GiB")), (Ok(MinFree::Bytes(0)), Ok(MinFree::Bytes(3 << 30))));
+        let Command::Seed(args) = parse("btfs seed a b").unwrap().command else { panic!("not a seed") };
+        assert_eq!(args.swarm.session_config(None, Fill::None).unwrap().limits, CacheLimits::default());
+    }
+
+    #[test]
     fn wrong_lines_are_usage_errors() {
         for line in [
             "btfs",
@@ -329,6 +376,12 @@ mod tests {
             "btfs mount a b --tracker http://h/a --no-tracker",
             "btfs mount a b --fill some",
             "btfs seed a",
+            "btfs mount a b --cache-size 1000",
+            "btfs mount a b --cache-size much",
+            "btfs mount a b --cache-min-free 100%",
+            "btfs mount a b --cache-min-free -1",
+            "btfs cache",
+            "btfs cache prune --older-than soon",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

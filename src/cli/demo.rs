@@ -213,6 +213,7 @@ fn session(cache_dir: PathBuf, runtime: &tokio::runtime::Runtime) -> anyhow::Res
         use_trackers: true,
         max_per_address: 20,
         recheck: false,
+        limits: Default::default(),
     };
     Ok(Session::start(config, runtime.handle().clone())?)
 }

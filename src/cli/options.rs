@@ -1,6 +1,6 @@
 //! `-o` as mount(8) has it: translated to the command's own options, so that both mean the same.
 
-use super::args::{MountArgs, at_least_one, seconds, tracker_url};
+use super::args::{MountArgs, at_least_one, min_free, seconds, size, tracker_url};
 use super::exit::UsageError;
 
 /// Applies every `-o` of `args` to it. What is left in `args.options` is for the kernel or the FUSE library.
@@ -65,6 +65,8 @@ fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<()
         ("readahead", Some(value)) => args.readahead = seconds(value)?,
         ("fill", Some(value)) => args.fill = clap::ValueEnum::from_str(value, false)?,
         ("cache_dir", Some(value)) => swarm.cache_dir = Some(value.into()),
+        ("cache_size", Some(value)) => swarm.cache_size = Some(size(value)?),
+        ("cache_min_free", Some(value)) => swarm.cache_min_free = Some(min_free(value)?),
         ("port", Some(value)) => swarm.port = Some(number(value)?),
         // Beside a `bind=` in fstab mount(8) looks for a bind mount, and does not know ours by its source.
         ("bind" | "address", Some(value)) => swarm.bind = Some(number(value)?),
@@ -114,6 +116,8 @@ fn is_known(name: &str) -> bool {
         "readahead",
         "fill",
         "cache_dir",
+        "cache_size",
+        "cache_min_free",
         "port",
         "bind",
         "address",
@@ -184,6 +188,7 @@ mod tests {
 
     use super::super::args::{Cli, Command};
     use super::*;
+    use crate::storage::MinFree;
 
     fn mount(options: &str) -> Result<MountArgs, UsageError> {
         let cli = Cli::try_parse_from(["btfs", "mount", "a.torrent", "/m", "-o", options]).unwrap();
@@ -194,13 +199,14 @@ mod tests {
     #[test]
     fn options_mean_what_the_flags_mean() {
         let args = mount(
-            "ro,nodev,noexec,allow_other,uid=7,gid=8,cache_dir=/a\\,b,read_timeout=0,fill=all,peer=127.0.0.1:5,port=9,\
+            "ro,nodev,noexec,allow_other,uid=7,gid=8,cache_dir=/a\\,b,cache_size=2M,cache_min_free=3%,read_timeout=0,fill=all,peer=127.0.0.1:5,port=9,\
              no_upload,tracker=http://h/announce",
         )
         .unwrap();
         assert_eq!((args.allow_other, args.uid, args.gid), (true, Some(7), Some(8)));
         assert_eq!(args.options, ["noexec"]);
         let swarm = args.swarm;
+        assert_eq!((swarm.cache_size, swarm.cache_min_free), (Some(2 << 20), Some(MinFree::Percent(3.0))));
         assert_eq!(swarm.cache_dir.unwrap().to_str(), Some("/a,b"));
         assert_eq!((args.read_timeout.as_secs(), swarm.port, swarm.no_upload), (0, Some(9), true));
         assert_eq!((swarm.peers.len(), swarm.trackers.len()), (1, 1));
@@ -240,6 +246,8 @@ mod tests {
             ("remount,ro", "option remount: nothing can be changed while mounted: unmount, then mount again"),
             ("address=here", "option address=here: invalid IP address syntax"),
             ("max_peers=0", "option max_peers=0: at least 1 is needed"),
+            ("cache_size=12", "option cache_size=12: at least 1M is needed"),
+            ("cache_min_free", "option cache_min_free: needs a value"),
             ("max_per_address", "option max_per_address: needs a value"),
             ("no_tracker,tracker=http://h/a", "no_tracker and a tracker exclude each other"),
         ] {

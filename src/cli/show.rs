@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::text::safe;
+use super::text::{self, safe};
 use super::torrents;
 use crate::base::size::Bytes;
 use crate::proto::metainfo::{EntryKind, Metainfo};
-use crate::proto::path::is_unsafe_on_a_terminal;
 
 /// What can stand after `btfs show`.
 #[derive(Debug, clap::Args)]
@@ -89,17 +88,7 @@ fn write_text(metainfo: &Metainfo, out: &mut impl Write) -> io::Result<()> {
 
 /// The form for programs: one JSON object and a line end. Characters that could steer a terminal are escaped.
 fn to_json(metainfo: &Metainfo) -> anyhow::Result<String> {
-    let json = serde_json::to_string_pretty(&Shown::new(metainfo))?;
-    let mut out = String::with_capacity(json.len() + 1);
-    let mut units = [0; 2];
-    for c in json.chars() {
-        // A line end here is one between values: those inside of strings are escaped already.
-        if c != '\n' && is_unsafe_on_a_terminal(c) {
-            c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
-        } else {
-            out.push(c);
-        }
-    }
+    let mut out = text::safe_json(&serde_json::to_string_pretty(&Shown::new(metainfo))?);
     out.push('\n');
     Ok(out)
 }
@@ -220,6 +209,7 @@ const FAR: i64 = 62_000_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::path::is_unsafe_on_a_terminal;
 
     fn corpus(file: &str) -> Metainfo {
         let path = format!("{}/tests/corpus/torrents/{file}", env!("CARGO_MANIFEST_DIR"));

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 
-use crate::proto::path::escape;
+use crate::proto::path::{escape, is_unsafe_on_a_terminal};
 
 /// A line on standard output, for whoever still reads it: what is up does not end because that is closed, or full.
 pub(crate) fn say(line: impl Display) {
@@ -27,6 +27,21 @@ pub(crate) fn complain(line: impl Display) {
 /// The bytes as one line for a terminal.
 pub(crate) fn safe(bytes: impl AsRef<[u8]>) -> String {
     escape(bytes.as_ref())
+}
+
+/// JSON with all characters escaped that could steer a terminal.
+pub(crate) fn safe_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        // A line end here is one between values: those inside of strings are escaped already.
+        if c != '\n' && is_unsafe_on_a_terminal(c) {
+            c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Shortens in the middle to at most `width` characters: beginnings and ends tell most.

@@ -363,6 +363,16 @@ impl Partial {
         self.attempt
     }
 
+    /// Blocks that are here.
+    pub(crate) fn arrived(&self) -> usize {
+        self.arrived
+    }
+
+    /// Disk jobs of it are under way.
+    pub(crate) fn has_jobs(&self) -> bool {
+        self.jobs > 0
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }

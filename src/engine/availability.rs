@@ -58,6 +58,18 @@ impl Availability {
         }
     }
 
+    /// A peer has lost a piece; `was_seed`: it had all before.
+    pub(crate) fn remove_one(&mut self, piece: PieceIndex, was_seed: bool) {
+        if was_seed {
+            self.seeds -= 1;
+            (0..self.counts.len()).map(|at| PieceIndex(at as u32)).filter(|&other| other != piece).for_each(|other| {
+                self.change(other, 1);
+            });
+        } else {
+            self.change(piece, -1);
+        }
+    }
+
     /// Connected peers that have the piece.
     #[cfg(test)]
     pub(crate) fn count(&self, piece: PieceIndex) -> u32 {
@@ -177,6 +189,20 @@ mod tests {
         assert_eq!([0, 1, 2].map(|piece| availability.count(PieceIndex(piece))), [1, 2, 1]);
         availability.remove_all(&pieces);
         assert_eq!([0, 1, 2].map(|piece| availability.count(PieceIndex(piece))), [0, 1, 0]);
+        availability.check();
+    }
+
+    #[test]
+    fn a_seed_that_loses_a_piece_is_counted_piece_by_piece() {
+        let mut availability = swarm(&["xxx", "x.."], 3);
+        let count = |availability: &Availability| [0, 1, 2].map(|piece| availability.count(PieceIndex(piece)));
+        availability.remove_one(PieceIndex(0), true);
+        assert_eq!(count(&availability), [1, 1, 1]);
+        availability.remove_one(PieceIndex(1), false);
+        assert_eq!(count(&availability), [1, 0, 1]);
+        availability.remove_all(&field("..x"));
+        availability.remove_all(&field("x.."));
+        assert_eq!(count(&availability), [0, 0, 0]);
         availability.check();
     }
 

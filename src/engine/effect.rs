@@ -90,6 +90,13 @@ pub enum DiskJob {
         /// A reader waits for the piece.
         urgent: bool,
     },
+    /// An attempt is given up: what it has written can go. Not answered; the next attempt may begin at once.
+    Discard {
+        /// The piece.
+        piece: PieceIndex,
+        /// The attempt that was the last.
+        attempt: u32,
+    },
     /// Digests of the blocks of a verified piece: `Digests`, or `Failed` with attempt 0.
     Digests(PieceIndex),
 }

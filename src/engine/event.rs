@@ -95,8 +95,24 @@ pub enum Command {
     },
     /// The files behind these pieces were altered by somebody: they count as unchecked from now on.
     Suspect(PieceRange),
+    /// These pieces are not here any more: they were evicted.
+    Evicted(Vec<PieceIndex>),
+    /// The cache has more or less room from now on.
+    Room(Room),
     /// The torrent ends: `stopped` is announced; no peer is dialled any more, waiting reads fail.
     Stop,
+}
+
+/// What may be fetched with regard to the bounds of the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Room {
+    /// Anything.
+    #[default]
+    Plenty,
+    /// Nothing that nobody reads: it would push out what somebody has read.
+    Tight,
+    /// Only what a reader waits for.
+    Scarce,
 }
 
 /// Where an address comes from.

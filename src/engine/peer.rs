@@ -72,6 +72,8 @@ pub(crate) struct Peer {
     pub started: bool,
     /// It takes nothing (BEP 21).
     pub upload_only: bool,
+    /// Under which id it takes `lt_donthave` (BEP 54).
+    pub donthave: Option<u8>,
     /// From its extension handshake.
     pub client: Option<String>,
     /// Requests that it queues.
@@ -125,6 +127,7 @@ impl Peer {
             pieces: Bitfield::new(pieces),
             started: false,
             upload_only: false,
+            donthave: None,
             client: None,
             queue_limit: DEFAULT_QUEUE,
             am_choking: true,

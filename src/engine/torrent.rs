@@ -11,6 +11,7 @@ mod disk;
 mod fill;
 mod interest;
 mod messages;
+mod room;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use super::picker::Background;
 use super::reads::Reads;
 use super::{
     AnnounceOutcome, CloseReason, Command, Config, Connected, DialFailure, DiskDone, Effect, Fill, HandleId, PeerEvent,
-    PeerKey, ReadError, ScrapeOutcome, Source, TorrentSnapshot, TrackerId,
+    PeerKey, ReadError, Room, ScrapeOutcome, Source, TorrentSnapshot, TrackerId,
 };
 use crate::base::{Bitfield, FileIndex, Layout, PieceIndex, RateMeter};
 use clock::Clock;
@@ -57,6 +58,8 @@ pub struct Torrent {
     /// What peers were told that we have; a piece under suspicion stays in it until its check fails.
     claimed: Bitfield,
     disk: Disk,
+    /// What the cache has room for.
+    room: Room,
     assembly: Assembly,
     blame: Blame,
 
@@ -118,6 +121,8 @@ struct Counters {
     repaired_pieces: u64,
     /// A piece was fetched and verified in this life.
     fetched: bool,
+    /// The torrent was complete in this life, and everybody was told.
+    completed: bool,
 }
 
 impl Torrent {
@@ -135,6 +140,7 @@ impl Torrent {
             unchecked: config.unchecked.clone(),
             claimed: config.have.clone(),
             disk: Disk::default(),
+            room: Room::default(),
             assembly: Assembly::default(),
             blame: Blame::default(),
             reads: Reads::new(config.read_timeout),
@@ -166,6 +172,7 @@ impl Torrent {
                 corrupt_pieces: 0,
                 repaired_pieces: 0,
                 fetched: false,
+                completed: false,
             },
             config,
             layout,
@@ -252,6 +259,8 @@ impl Torrent {
             Command::Window { handle, pieces, horizon } => self.window(now, handle, pieces, horizon),
             Command::Candidates { source, addrs } => drop(self.candidates.add(now, source, addrs)),
             Command::Suspect(pieces) => self.suspect(pieces),
+            Command::Evicted(pieces) => self.evicted(&pieces),
+            Command::Room(room) => self.set_room(now, room),
             Command::Stop => self.stop(now),
         }
         self.finish(now);
@@ -365,6 +374,7 @@ impl Torrent {
         self.settle_interest(now);
         self.keep_warm(now);
         self.watch_starving(now);
+        self.drop_leftovers(now);
         // Rates change with time alone: what was left to a faster peer may be anybody's by now.
         self.dirty.everybody |= self.demand.open().next().is_some();
     }

@@ -10,6 +10,7 @@ use crate::base::{FileIndex, PieceRange};
 use crate::engine::HandleId;
 use crate::engine::prefetch::{FileGeometry, Habit, PrefetchConfig, Prefetcher, WindowPlan};
 use crate::net::TorrentHandle;
+use crate::storage::Guard;
 
 /// One open file.
 pub(crate) struct Handle {
@@ -21,6 +22,8 @@ pub(crate) struct Handle {
     pub(crate) file: FileIndex,
     /// Its length in bytes.
     pub(crate) bytes: u64,
+    /// What is ahead of the reader is not evicted.
+    guard: Guard,
     ahead: Mutex<Ahead>,
 }
 
@@ -39,7 +42,8 @@ impl Handle {
         let bytes = layout.file_bytes(file);
         let geometry = FileGeometry { bytes, start: layout.file_start(file), piece_length: layout.piece_length() };
         let ahead = Ahead { prefetcher: Prefetcher::new(config, geometry, habit), untold: None, told: false };
-        Self { id, torrent, file, bytes, ahead: Mutex::new(ahead) }
+        let guard = torrent.store().guard(Some(file), Vec::new());
+        Self { id, torrent, file, bytes, guard, ahead: Mutex::new(ahead) }
     }
 
     /// The pieces behind a range of the file.
@@ -50,6 +54,7 @@ impl Handle {
     /// The reader asks for a range: to be followed by one [`answered`](Self::answered).
     pub(crate) fn asked(&self, offset: u64, length: usize) {
         let mut ahead = self.ahead();
+        self.guard.used();
         // Taken under the lock: the prefetcher wants times that never decrease (I8).
         let plan = ahead.prefetcher.on_read(Instant::now(), offset, length as u64);
         ahead.keep(plan);
@@ -69,6 +74,7 @@ impl Handle {
         let Some(plan) = ahead.untold.take() else { return };
         let pieces: Vec<PieceRange> =
             plan.ranges.iter().map(|range| self.pieces(range.start, range.end - range.start)).collect();
+        self.guard.set(pieces.clone());
         let table = self.torrent.store().table();
         let nothing_missing = pieces.iter().all(|&range| table.all_present(range));
         // Where all is present, as with a complete torrent, no message is due, unless to take back an earlier one.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::Errno;
 use super::handle::Handle;
 use crate::engine::Ticket;
+use crate::storage::Guard;
 
 /// Takes the bytes of a read, or why there are none. Dropped uncalled, it answers `EIO` by itself.
 pub(crate) type Reply = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
@@ -37,6 +38,8 @@ pub(crate) struct Waiting {
     pub(crate) attempts: u32,
     /// It had to wait for pieces.
     pub(crate) blocked: bool,
+    /// Keeps what is here of them from being evicted while the rest is awaited.
+    pub(crate) guard: Option<Guard>,
     /// Its name at the torrent, once it has (had) one.
     pub(crate) ticket: Option<Ticket>,
 }

@@ -53,7 +53,18 @@ impl View {
             return;
         };
         let (reply, since) = (Box::new(reply), Instant::now());
-        let read = Waiting { reply, handle, offset, length, thread, since, attempts: 0, blocked: false, ticket: None };
+        let read = Waiting {
+            reply,
+            handle,
+            offset,
+            length,
+            thread,
+            since,
+            attempts: 0,
+            blocked: false,
+            guard: None,
+            ticket: None,
+        };
         let handle = Arc::clone(&read.handle);
         match (attempt, pins) {
             (Attempt::Cold, Some(pins)) => {
@@ -78,6 +89,7 @@ impl View {
         }
         let handle = Arc::clone(&read.handle);
         let pieces = handle.pieces(read.offset, read.length as u64);
+        read.guard.get_or_insert_with(|| handle.torrent.store().guard(None, vec![pieces]));
         match self.pending.insert(read) {
             Ok(key) => {
                 let view = Arc::clone(self);
@@ -108,6 +120,7 @@ impl View {
                 if let Some(pieces) = read.handle.torrent.store().suspect(read.handle.file) {
                     read.handle.torrent.suspect(pieces);
                 }
+                read.handle.torrent.missing(pieces);
                 self.again(read);
             }
         }

@@ -269,7 +269,12 @@ impl View {
             tracing::warn!(%file, ?pieces, "a cached file was altered by somebody else: its pieces are checked again");
             torrent.suspect(pieces);
         }
-        let prefetch = PrefetchConfig { max_window_time: self.config.readahead, ..PrefetchConfig::default() };
+        let mut prefetch = PrefetchConfig { max_window_time: self.config.readahead, ..PrefetchConfig::default() };
+        if let Some(all) = torrent.store().window_bytes() {
+            // Windows are not evicted: all readers together share what the cache has for them.
+            let ours = all / (self.handles.len() as u64 + 1);
+            prefetch.max_window_bytes = prefetch.max_window_bytes.min(ours);
+        }
         let handle = self.handles.open(torrent, file, prefetch);
         torrent.opened(handle.id, file);
         Ok(handle.id.0)

@@ -18,8 +18,8 @@ pub(crate) enum Subject<'a> {
 /// The names that a subject has, each ended by a zero byte, as `listxattr(2)` wants them.
 pub(crate) fn list(subject: Subject<'_>) -> Vec<u8> {
     let names: &[&str] = match subject {
-        Subject::File(..) => &[INFO_HASH, PROGRESS, STATUS, PIECE_LENGTH, FILE_INDEX],
-        Subject::Directory(_) => &[INFO_HASH, PROGRESS, STATUS, PIECE_LENGTH],
+        Subject::File(..) => &[INFO_HASH, PROGRESS, CACHED, STATUS, PIECE_LENGTH, FILE_INDEX],
+        Subject::Directory(_) => &[INFO_HASH, PROGRESS, CACHED, STATUS, PIECE_LENGTH],
         Subject::Bare => &[],
     };
     names.iter().flat_map(|name| name.bytes().chain([0])).collect()
@@ -39,6 +39,7 @@ pub(crate) fn value(subject: Subject<'_>, name: &[u8], waiting: usize) -> Option
             v1.or_else(|| metainfo.info_hash_v2.map(|hash| hash.to_string()))
         }
         PROGRESS => Some(Progress::of(torrent, file).percent()),
+        CACHED => Some(Progress::of(torrent, file).present_bytes.to_string()),
         STATUS => Some(Progress::of(torrent, file).describe(waiting)),
         PIECE_LENGTH => Some(torrent.store().layout().piece_length().to_string()),
         FILE_INDEX => file.map(|file| file.to_string()),
@@ -97,6 +98,7 @@ impl Progress {
 
 const INFO_HASH: &str = "user.btfs.info_hash";
 const PROGRESS: &str = "user.btfs.progress";
+const CACHED: &str = "user.btfs.cached";
 const STATUS: &str = "user.btfs.status";
 const PIECE_LENGTH: &str = "user.btfs.piece_length";
 const FILE_INDEX: &str = "user.btfs.file_index";

@@ -28,7 +28,7 @@ use crate::engine::{self, Command, Fill, Source};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::wire::Handshake;
 use crate::storage::{
-    CacheDir, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles, descriptor_limit,
+    CacheDir, CacheLimits, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles, descriptor_limit,
 };
 
 /// How a session is to behave; the defaults are what `btfs mount` does without options.
@@ -55,6 +55,8 @@ pub struct SessionConfig {
     pub max_per_address: usize,
     /// Trust nothing that lies in the cache.
     pub recheck: bool,
+    /// How large the cache may become.
+    pub limits: CacheLimits,
 }
 
 /// A torrent to join.
@@ -134,7 +136,10 @@ impl Session {
     /// # Errors
     /// [`SessionError::Listen`] when a port that was asked for by number cannot be had; [`SessionError::Storage`].
     pub fn start(config: SessionConfig, runtime: tokio::runtime::Handle) -> Result<Self, SessionError> {
-        let cache = CacheDir::open(&config.cache_dir)?;
+        let mut cache = CacheDir::open(&config.cache_dir)?;
+        if let Err(error) = cache.limit(config.limits) {
+            warn!(%error, "the cache is not kept within bounds");
+        }
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
         // The other half is for files, the mount, and what is open for a moment.
         let descriptors = (descriptor_limit() / 2).saturating_sub(8).max(8) as usize;

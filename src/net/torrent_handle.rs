@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::base::{FileIndex, PieceRange};
 use crate::engine::{Command, HandleId, ReadError, Ticket, TorrentSnapshot};
 use crate::proto::metainfo::Metainfo;
-use crate::storage::{DiskPool, Lane, Store};
+use crate::storage::{DiskPool, Lane, Pins, Store};
 
 /// What a read came to: its pieces are present, or why not.
 pub type ReadOutcome = Result<(), ReadError>;
@@ -46,7 +46,9 @@ impl TorrentHandle {
     pub fn channel(metainfo: Arc<Metainfo>, store: Arc<Store>, pool: DiskPool) -> (Self, Requests) {
         let (requests, receiver) = mpsc::unbounded_channel();
         let shared = Shared { metainfo, store, pool, requests, next_ticket: AtomicU64::new(1) };
-        (Self { shared: Arc::new(shared) }, Requests { receiver })
+        let handle = Self { shared: Arc::new(shared) };
+        handle.watch_evictions();
+        (handle, Requests { receiver })
     }
 
     /// What it is.
@@ -96,6 +98,21 @@ impl TorrentHandle {
     /// Pieces that the store has found altered.
     pub fn suspect(&self, pieces: PieceRange) {
         self.send(Request::Command(Command::Suspect(pieces)));
+    }
+
+    /// A reader has found pieces of these gone: the torrent may not have heard of their eviction yet.
+    pub fn missing(&self, pieces: PieceRange) {
+        self.send(Request::Command(Command::Evicted(pieces.iter().collect())));
+    }
+
+    /// Tells the torrent of pieces that its store evicts, as long as there are handles; this is none.
+    fn watch_evictions(&self) {
+        let requests = self.shared.requests.downgrade();
+        self.shared.store.on_evicted(move |pieces| {
+            if let Some(requests) = requests.upgrade() {
+                let _ = requests.send(Request::Command(Command::Evicted(pieces)));
+            }
+        });
     }
 
     /// The state now; waits at most 2 s for the torrent's task (blocking call, not for async contexts), else `None`.
@@ -168,8 +185,13 @@ pub struct PendingRead {
 
 impl PendingRead {
     /// Calls the reply on a disk thread.
-    pub fn answer(mut self, outcome: ReadOutcome) {
-        self.call(outcome);
+    pub fn answer(self, outcome: ReadOutcome) {
+        self.answer_holding(outcome, None);
+    }
+
+    /// As [`answer`](Self::answer); the pieces stay where they are until the reply was called.
+    pub fn answer_holding(mut self, outcome: ReadOutcome, pins: Option<Pins>) {
+        self.call(outcome, pins);
     }
 
     /// Forgets the reply: nobody waits for it.
@@ -177,16 +199,19 @@ impl PendingRead {
         self.reply = None;
     }
 
-    fn call(&mut self, outcome: ReadOutcome) {
+    fn call(&mut self, outcome: ReadOutcome, pins: Option<Pins>) {
         if let Some(reply) = self.reply.take() {
-            self.pool.submit(Lane::Urgent, move || reply(outcome));
+            self.pool.submit(Lane::Urgent, move || {
+                reply(outcome);
+                drop(pins);
+            });
         }
     }
 }
 
 impl Drop for PendingRead {
     fn drop(&mut self) {
-        self.call(Err(ReadError::Stopped));
+        self.call(Err(ReadError::Stopped), None);
     }
 }
 

@@ -28,13 +28,13 @@ use super::peer_task::{self, FromPeer, Peer};
 use super::registry::Registry;
 use super::torrent_handle::{PendingRead, Request, Requests};
 use super::tracker_client::TrackerClient;
-use crate::base::Bitfield;
+use crate::base::{Bitfield, PieceRange};
 use crate::engine::{
-    AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, Opening, PeerKey, Scrape,
+    AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, Opening, PeerKey, Room, Scrape,
     ScrapeOutcome, Ticket, Torrent, TrackerId,
 };
 use crate::proto::wire::{Handshake, Message};
-use crate::storage::{DiskPool, Lane, PieceState, Store};
+use crate::storage::{self, DiskPool, Lane, PieceState, Store};
 
 /// What a torrent's task is made of.
 #[derive(Debug)]
@@ -119,6 +119,7 @@ async fn live(
         disk_trouble: disk::Trouble::default(),
         trackers: trackers::Trackers::default(),
         maintaining: Arc::new(AtomicBool::new(false)),
+        room: Room::default(),
         turns: 0,
         stopping: None,
     };
@@ -164,7 +165,7 @@ struct TorrentTask {
     /// How often the brain was born before.
     life: u32,
     tools: Tools,
-    reads: HashMap<Ticket, PendingRead>,
+    reads: HashMap<Ticket, (PendingRead, PieceRange)>,
     peers: HashMap<PeerKey, Outbox>,
     next_peer: u64,
     /// Peers with something in their batch.
@@ -182,6 +183,8 @@ struct TorrentTask {
     disk_trouble: disk::Trouble,
     trackers: trackers::Trackers,
     maintaining: Arc<AtomicBool>,
+    /// What the engine knows of the room in the cache.
+    room: Room,
     turns: u64,
     /// Set when the torrent ends: no later than this.
     stopping: Option<Instant>,
@@ -226,6 +229,7 @@ impl TorrentTask {
         let (mut batches, mut completions) = (Vec::new(), Vec::new());
         let mut orphaned = false;
         loop {
+            self.look_for_room();
             self.carry_out();
             if self.has_ended() {
                 return;
@@ -286,13 +290,19 @@ impl TorrentTask {
             // Dropped replies say so.
             Request::Read { .. } if self.stopping.is_some() => {}
             Request::Read { ticket, pieces, reply } => {
-                self.reads.insert(ticket, reply);
+                self.reads.insert(ticket, (reply, pieces));
                 self.engine.handle_command(now(), Command::Read { ticket, pieces });
+            }
+            Request::Command(Command::Evicted(mut pieces)) => {
+                // What was fetched again since is here, and the engine knows or will hear of it.
+                let table = self.tools.store.table();
+                pieces.retain(|&piece| matches!(table.state(piece), PieceState::Absent | PieceState::Evicting));
+                self.engine.handle_command(now(), Command::Evicted(pieces));
             }
             Request::Command(Command::Stop) => self.stop(),
             Request::Command(command) => {
                 if let Command::Abandon(ticket) = command
-                    && let Some(read) = self.reads.remove(&ticket)
+                    && let Some((read, _)) = self.reads.remove(&ticket)
                 {
                     read.forget();
                 }
@@ -437,8 +447,10 @@ impl TorrentTask {
     }
 
     fn answer(&mut self, ticket: Ticket, outcome: Result<(), crate::engine::ReadError>) {
-        if let Some(read) = self.reads.remove(&ticket) {
-            read.answer(outcome);
+        if let Some((read, pieces)) = self.reads.remove(&ticket) {
+            // So that nothing is evicted between its arrival and the reader.
+            let pins = outcome.is_ok().then(|| self.tools.store.table().pin(pieces)).flatten();
+            read.answer_holding(outcome, pins);
         }
     }
 
@@ -485,6 +497,19 @@ impl TorrentTask {
             }
             maintaining.store(false, Ordering::Relaxed);
         });
+    }
+
+    /// Tells the engine when the cache has more or less room than it was told last.
+    fn look_for_room(&mut self) {
+        let room = match self.tools.store.room() {
+            storage::Room::Plenty => Room::Plenty,
+            storage::Room::Tight => Room::Tight,
+            storage::Room::Scarce => Room::Scarce,
+        };
+        if std::mem::replace(&mut self.room, room) != room {
+            debug!(?room, "room in the cache");
+            self.engine.handle_command(now(), Command::Room(room));
+        }
     }
 
     fn stop(&mut self) {

@@ -4,6 +4,7 @@
 //! what others hold or left behind: there is always a next one.
 
 mod aside;
+mod slots;
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -11,9 +12,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::aside::{put_aside, put_odd_aside};
+pub use self::slots::{Removed, SlotStatus};
+use super::budget::{Budget, CacheLimits};
 use super::sys::{self, Open};
 use super::{StorageError, io_error};
 use crate::base::InfoHash;
@@ -23,6 +27,7 @@ use crate::base::InfoHash;
 pub struct CacheDir {
     dir: File,
     path: PathBuf,
+    budget: Option<Arc<Budget>>,
 }
 
 /// What a slot is used for; the two never share one.
@@ -52,7 +57,23 @@ impl CacheDir {
         if !dir.metadata().map_err(io_error("stat", &path))?.is_dir() {
             return Err(io_error("open", &path)(io::ErrorKind::NotADirectory.into()));
         }
-        Ok(Self { dir, path })
+        Ok(Self { dir, path, budget: None })
+    }
+
+    /// Keeps the cache within these bounds, together with all other processes that do. Stores that are opened from now on
+    /// take part.
+    pub fn limit(&mut self, limits: CacheLimits) -> Result<(), StorageError> {
+        let dir = self.dir.try_clone().map_err(io_error("open", &self.path))?;
+        self.budget = Some(Budget::open(Self { dir, path: self.path.clone(), budget: None }, limits)?);
+        Ok(())
+    }
+
+    pub(crate) fn budget(&self) -> Option<Arc<Budget>> {
+        self.budget.clone()
+    }
+
+    pub(crate) fn dir(&self) -> &File {
+        &self.dir
     }
 
     /// Its path as given, for messages.

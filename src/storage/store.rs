@@ -1,6 +1,8 @@
 //! One torrent's files on disk: what others call. Opening, reading and writing have modules of their own.
 
+mod evict;
 mod glance;
+mod guards;
 mod loan;
 mod open;
 mod pages;
@@ -11,19 +13,23 @@ mod write;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use self::glance::Glances;
+pub use self::guards::Guard;
+use self::guards::Guards;
 pub use self::loan::Loan;
 pub(crate) use self::pages::Pages;
 use self::tracks::{Look, Tracks};
 use self::write::InProgress;
 use super::backing::disk::is_gone;
 use super::backing::{Backing, Identity};
+use super::budget::{Budget, Room};
 use super::cache_dir::Slot;
+use super::recency::Recency;
 use super::resume::{self, Ledger, Record, Resume, StateFiles};
 use super::{CacheDir, PieceHashes, PieceTable, Pins, StorageError, Verdict, io_error};
 use crate::base::{Bitfield, BlockRef, FileIndex, InfoHash, Layout, PieceIndex, PieceRange};
@@ -72,9 +78,12 @@ pub struct StoreStatus {
     pub hashed_pieces: u64,
 }
 
+/// Called with pieces that were evicted.
+type Listener = Box<dyn Fn(Vec<PieceIndex>) + Send + Sync>;
+
 /// One torrent's bytes on disk, its piece table and its resume state.
-#[derive(Debug)]
 pub struct Store {
+    info_hash: InfoHash,
     layout: Arc<Layout>,
     hashes: PieceHashes,
     table: Arc<PieceTable>,
@@ -100,6 +109,17 @@ pub struct Store {
     has_lent: AtomicBool,
     /// Runs being written now.
     writing: AtomicUsize,
+    recency: Recency,
+    /// When the use of pieces was written down last.
+    written_down: Mutex<Instant>,
+    guards: Guards,
+    /// Who admits what is written; `None`: nobody, there is no bound.
+    budget: Option<Arc<Budget>>,
+    listener: OnceLock<Listener>,
+    /// Held while a run is written; by whoever gives back more than whole pieces, alone.
+    edges: RwLock<()>,
+    /// The filesystem makes no holes.
+    unpunchable: AtomicBool,
     hashed_pieces: AtomicU64,
 }
 
@@ -125,6 +145,11 @@ impl Store {
     /// The shared table.
     pub fn table(&self) -> &Arc<PieceTable> {
         &self.table
+    }
+
+    /// The torrent.
+    pub fn info_hash(&self) -> InfoHash {
+        self.info_hash
     }
 
     /// Where the bytes lie.
@@ -225,7 +250,30 @@ impl Store {
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        resume.maintain(now, &self.layout, &self.ledger, self).map_err(self.resume_error())
+        let maintained = resume.maintain(now, &self.layout, &self.ledger, self).map_err(self.resume_error());
+        drop(resume);
+        let due = {
+            let mut last = lock(&self.written_down);
+            let due = now.saturating_duration_since(*last) >= WRITE_DOWN_AFTER;
+            if due {
+                *last = now;
+            }
+            due
+        };
+        if due {
+            self.write_down_use();
+        }
+        maintained
+    }
+
+    /// Keeps what is known of the pieces' use, for the next life. If that fails, it knows a little less.
+    fn write_down_use(&self) {
+        if self.adopted {
+            return;
+        }
+        if let Err(error) = resume::replace(&*self.notes, USED, &self.recency.write_down(), false) {
+            tracing::debug!(%error, "the use of pieces is not kept");
+        }
     }
 
     /// Last checkpoint; later writes are refused, those under way are waited for, half a second at most: a file
@@ -238,13 +286,29 @@ impl Store {
         while self.writing.load(Ordering::SeqCst) > 0 && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(2));
         }
+        self.write_down_use();
         lock(&self.resume).checkpoint(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
 
     /// Gives the bytes of a present piece back to the filesystem, unless somebody has pinned it, or has a file of it open
     /// or mapped past us; false then, and when it was not present. Files that are somebody else's are never touched (I4).
     pub fn evict(&self, piece: PieceIndex) -> Result<bool, StorageError> {
-        self.evict_piece(piece)
+        self.evict_all(&[piece], true).map(|gone| !gone.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn budget(&self) -> Option<&Arc<Budget>> {
+        self.budget.as_ref()
+    }
+
+    /// How much may be fetched, as the bounds of the cache go.
+    pub fn room(&self) -> Room {
+        self.budget.as_ref().map_or(Room::Plenty, |budget| budget.room())
+    }
+
+    /// Bytes that a reader's window may have for itself, if the cache is bounded.
+    pub fn window_bytes(&self) -> Option<u64> {
+        self.budget.as_ref().map(|budget| budget.window_bytes())
     }
 
     /// A small named text kept in the slot (for example the listening port), `None` when it was never kept.
@@ -322,14 +386,22 @@ impl Store {
         }
     }
 
-    /// Brings the journal onto the disk, so that nothing it takes back is claimed after a power cut.
-    fn unclaim(&self) -> Result<(), StorageError> {
-        let mut resume = lock(&self.resume);
-        resume.flush(&self.ledger, self).and_then(|()| resume.sync_journal()).map_err(self.resume_error())
-    }
-
     fn resume_error(&self) -> impl Fn(std::io::Error) -> StorageError + use<> {
         io_error("keep the state of", &self.slot.path)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("slot", &self.slot.path).field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget {
+            budget.left(self.allocated());
+        }
     }
 }
 
@@ -369,6 +441,12 @@ fn note_name(key: &str) -> Option<String> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// The use of pieces, as [`Recency::write_down`] has it.
+pub(super) const USED: &str = "used";
+
+/// A kill costs so much of the knowledge which pieces were used last.
+const WRITE_DOWN_AFTER: Duration = Duration::from_secs(300);
 
 /// How long the end waits for writes under way.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);

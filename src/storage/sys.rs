@@ -111,6 +111,56 @@ pub(crate) fn unlink_at(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
     }
 }
 
+/// Removes an empty directory below `dir`; nothing there is no error.
+pub(crate) fn remove_dir_at(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
+    let name = c_name(name)?;
+    // SAFETY: the name ends in NUL and lives through the call.
+    match retry(|| unsafe { libc::unlinkat(dir.as_fd().as_raw_fd(), name.as_ptr(), libc::AT_REMOVEDIR) }) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of the filesystem that `of` lies on: those free for us, and all.
+pub(crate) fn disk_space(of: impl AsFd) -> io::Result<(u64, u64)> {
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the buffer has room for one `statvfs` and lives through the call.
+    retry(|| unsafe { libc::fstatvfs(of.as_fd().as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so it has filled the buffer.
+    let stat = unsafe { stat.assume_init_ref() };
+    let unit = stat.f_frsize;
+    Ok((stat.f_bavail.saturating_mul(unit), stat.f_blocks.saturating_mul(unit)))
+}
+
+/// Locks one byte of a file for this open file, which need not be that long; false when another one has it. The lock goes
+/// with the open file, so with the process at the latest.
+pub(crate) fn lock_byte(file: &File, at: u64) -> io::Result<bool> {
+    let lock = byte_lock(at)?;
+    // SAFETY: the structure lives through the call, which only reads it.
+    match retry(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether another open file has locked this byte.
+pub(crate) fn is_byte_locked(file: &File, at: u64) -> io::Result<bool> {
+    let mut lock = byte_lock(at)?;
+    // SAFETY: the structure lives through the call, which may write to it.
+    retry(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+fn byte_lock(at: u64) -> io::Result<libc::flock> {
+    // SAFETY: all zeros is a valid structure; the kernel wants `l_pid` to be 0 for locks of open files.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as _;
+    lock.l_whence = libc::SEEK_SET as _;
+    (lock.l_start, lock.l_len) = (position(at)?, 1);
+    Ok(lock)
+}
+
 /// The names in `dir`, without `.` and `..`.
 pub(crate) fn names_in(dir: impl AsFd) -> io::Result<Vec<CString>> {
     names_where(dir, |_| true)

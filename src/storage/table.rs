@@ -86,6 +86,11 @@ impl PieceTable {
         self.in_state(PieceState::Unchecked)
     }
 
+    /// Whether a piece is present and nobody has pinned it.
+    pub(crate) fn is_idle(&self, piece: PieceIndex) -> bool {
+        self.words[piece.at()].load(Ordering::Relaxed) == word(PieceState::Present, 0)
+    }
+
     /// Takes a present piece without pins out of service, to be punched (I2); false when it is pinned or not present.
     pub fn begin_evict(&self, piece: PieceIndex) -> bool {
         let (from, to) = (word(PieceState::Present, 0), word(PieceState::Evicting, 0));

@@ -42,6 +42,7 @@ impl Node {
             use_trackers: true,
             max_per_address: 1000,
             recheck: false,
+            limits: Default::default(),
         };
         adjust(&mut config);
         let session = Session::start(config, runtime.handle().clone()).unwrap();

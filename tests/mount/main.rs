@@ -1,4 +1,5 @@
 //! Real mounts: what the file system promises, what it survives, and both for an ordinary user.
+mod cache;
 mod faults;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -29,6 +29,7 @@ macro_rules! as_user {
 }
 
 as_user! {
+    bounded_caches: "cache::", 1, [];
     altered_caches: "faults::altered::", 2, [];
     the_corpus: "faults::corpus::", 1, [];
     crowds: "faults::crowds::", 2, [];

@@ -91,6 +91,7 @@ impl VirtualDisk {
                 assert!(self.present.has(*piece), "digests of an unverified piece are asked");
                 return;
             }
+            DiskJob::Discard { .. } => unreachable!("the disk has room"),
         };
         let slot = self.pieces.entry(piece).or_default();
         assert!(attempt >= 1 && attempt >= slot.attempt, "attempt {attempt} of {piece} after {}", slot.attempt);
@@ -117,6 +118,7 @@ impl VirtualDisk {
                     DiskDone::Corrupt { piece, attempt, bytes: 0, block_digests: Vec::new() }
                 }
             }
+            DiskJob::Discard { .. } => unreachable!("the disk has room"),
             DiskJob::Digests(piece) => {
                 DiskDone::Digests { piece, block_digests: block_digests(&self.content.piece(piece)) }
             }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Torrent;
 use super::interest::LINGER;
+use super::room::{DONTHAVE, DONTHAVE_ID};
 use crate::base::Bitfield;
 use crate::engine::candidates::Departure;
 use crate::engine::peer::Peer;
@@ -96,8 +97,9 @@ impl Torrent {
         self.send(peer.key, Message::Extended { id: HANDSHAKE_ID, payload: handshake.encode() });
     }
 
-    fn extension_handshake(&self, addr: SocketAddr) -> ExtensionHandshake {
+    pub(super) fn extension_handshake(&self, addr: SocketAddr) -> ExtensionHandshake {
         ExtensionHandshake {
+            extensions: vec![(DONTHAVE.into(), DONTHAVE_ID)],
             client: Some(self.config.client.clone()),
             port: self.config.listen_port,
             request_queue: Some(QUEUE_OFFERED),

@@ -7,7 +7,7 @@ use super::Torrent;
 use crate::base::{PieceIndex, PieceRange};
 use crate::engine::assembly::{BlockId, Run};
 use crate::engine::blame::Sender;
-use crate::engine::{DiskDone, DiskJob, Effect, PeerKey, ReadError};
+use crate::engine::{DiskDone, DiskJob, Effect, PeerKey, ReadError, Room};
 use crate::proto::wire::Message;
 
 /// How the disk does, and the checks under way.
@@ -157,7 +157,8 @@ impl Torrent {
         // Background requests are held back while somebody waits.
         self.dirty.everybody |= !self.demand.has_blocked() && self.background.wanted().count() > 0;
         if self.is_complete() {
-            if self.totals.fetched {
+            if self.totals.fetched && !self.totals.completed {
+                self.totals.completed = true;
                 self.effects.push_back(Effect::Completed);
                 self.announcer.completed(now);
             }
@@ -200,7 +201,7 @@ impl Torrent {
     }
 
     /// No job of a lost attempt is left.
-    fn may_begin_anew(&mut self, piece: PieceIndex) {
+    pub(super) fn may_begin_anew(&mut self, piece: PieceIndex) {
         self.demand.set_open(piece, true);
         self.background.lost(piece);
         self.dirty.everybody = true;
@@ -309,18 +310,24 @@ impl Torrent {
         !self.have.has(piece) && !self.unchecked.has(piece)
     }
 
-    /// How much may be asked with regard to the memory that is waiting for the disk.
+    /// How much may be asked with regard to the memory that is waiting for the disk, and to the room in the cache.
     pub(super) fn memory(&self) -> Memory {
-        match self.assembly.held_bytes() {
+        let by_cache = match self.room {
+            Room::Plenty => Memory::Plenty,
+            Room::Tight => Memory::NoBackground,
+            Room::Scarce => Memory::BlockedOnly,
+        };
+        let by_memory = match self.assembly.held_bytes() {
             held if held > 2 * HELD_BYTES => Memory::Exhausted,
             held if held > HELD_BYTES + HELD_BYTES / 2 => Memory::BlockedOnly,
             held if held > HELD_BYTES => Memory::NoBackground,
             _ => Memory::Plenty,
-        }
+        };
+        by_memory.max(by_cache)
     }
 }
 
-/// What the memory budget allows to ask for.
+/// What memory and cache allow to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Memory {
     Plenty,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Torrent;
+use super::room::{DONTHAVE, DONTHAVE_ID};
 use crate::base::{Bitfield, PieceIndex};
 use crate::engine::{CloseReason, PeerEvent, PeerKey, Source};
 use crate::proto::wire::Message;
@@ -78,6 +79,7 @@ impl Torrent {
                 self.extension(now, key, &payload);
                 self.useless(now, key)
             }
+            Message::Extended { id: DONTHAVE_ID, payload } => self.dont_have(now, key, &payload),
             Message::KeepAlive | Message::Port(_) | Message::Extended { .. } | Message::Unknown(_) => {
                 self.useless(now, key)
             }
@@ -158,6 +160,10 @@ impl Torrent {
     fn extension(&mut self, now: Instant, key: PeerKey, payload: &[u8]) {
         let Some(handshake) = ExtensionHandshake::decode(payload) else { return };
         let Some(peer) = self.peers.get_mut(&key) else { return };
+        if let Some(id) = handshake.id_of(DONTHAVE) {
+            // 0 takes it back.
+            peer.donthave = (id != 0).then_some(id);
+        }
         if handshake.client.is_some() {
             peer.client = handshake.client;
         }

@@ -3,4 +3,5 @@
 mod download;
 mod integrity;
 mod peers;
+mod room;
 mod world;

@@ -14,12 +14,20 @@ use crate::storage::{DiskPool, Lane, StorageError, Store, Verdict};
 /// `life` tells the attempts of a brain that was born again from those of the former one, whose last jobs may still be
 /// queued: the store takes the higher number for the newer attempt (I6).
 pub(super) fn submit(job: DiskJob, life: u32, store: &Arc<Store>, pool: &DiskPool, done: &mpsc::Sender<DiskDone>) {
+    if let DiskJob::Discard { piece, attempt } = job {
+        let store = store.clone();
+        return pool.submit(Lane::Normal, move || {
+            if let Err(error) = store.discard(piece, numbered(attempt, life)) {
+                tracing::debug!(%error, "what was begun in vain is not given back");
+            }
+        });
+    }
     let (piece, attempt, bytes, urgent) = match &job {
         DiskJob::Write { piece, attempt, blocks, urgent, .. } => {
             (*piece, *attempt, blocks.iter().map(|block| block.len() as u32).sum(), *urgent)
         }
         DiskJob::Check { piece, attempt, urgent } => (*piece, *attempt, 0, *urgent),
-        DiskJob::Digests(piece) => (*piece, 0, 0, false),
+        DiskJob::Digests(piece) | DiskJob::Discard { piece, .. } => (*piece, 0, 0, false),
     };
     let store = store.clone();
     let completion = Completion { piece, attempt, bytes, outcome: None, sender: done.clone() };
@@ -58,9 +66,11 @@ impl Completion {
         self.outcome = Some(match job {
             // The blocks are slices of receive buffers, which wait for them: they go before the completion does.
             DiskJob::Write { piece, attempt, begin, blocks, .. } => {
-                self.judged(store.write(piece, attempt | life << ATTEMPT_BITS, begin, &blocks))
+                self.judged(store.write(piece, numbered(attempt, life), begin, &blocks))
             }
             DiskJob::Check { piece, .. } => self.judged(store.check(piece)),
+            // Has no completion.
+            DiskJob::Discard { .. } => return,
             DiskJob::Digests(piece) => match store.block_digests(piece) {
                 Ok(block_digests) => DiskDone::Digests { piece, block_digests },
                 Err(error) => self.failed(error.to_string()),
@@ -89,6 +99,10 @@ impl Drop for Completion {
         // Waits for a place; a torrent that has ended wants no completions.
         let _ = self.sender.blocking_send(outcome);
     }
+}
+
+fn numbered(attempt: u32, life: u32) -> u32 {
+    attempt | life << ATTEMPT_BITS
 }
 
 /// A full disk stays full for a while.

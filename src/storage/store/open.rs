@@ -4,17 +4,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Instant;
 
 use super::super::backing::disk::DiskFiles;
 use super::super::backing::{Backing, Seen};
+use super::super::budget::Budget;
 use super::super::cache_dir::{DATA, Slot, Use};
+use super::super::recency::{Moment, Recency};
 use super::super::resume::{self, BootId, Directory, Ledger, Recovered, Resume, StateFiles};
 use super::super::{CacheDir, PieceTable, StorageError, io_error};
 use super::glance::Glances;
+use super::guards::Guards;
 use super::tracks::Tracks;
-use super::{Adopt, OpenedStore, Store, TorrentFiles};
+use super::{Adopt, OpenedStore, Store, TorrentFiles, USED};
 use crate::base::{Bitfield, Layout};
 
 pub(super) fn open(cache: &CacheDir, torrent: TorrentFiles, recheck: bool) -> Result<OpenedStore, StorageError> {
@@ -27,7 +30,8 @@ pub(super) fn open(cache: &CacheDir, torrent: TorrentFiles, recheck: bool) -> Re
     let state = state_files(&slot)?;
     let boot = BootId::current();
     let backing = Box::new(files);
-    Ok(Parts { torrent, backing, state, slot, directories, adopted: false, boot }.open(recheck, warnings))
+    Ok(Parts { torrent, backing, state, slot, directories, adopted: false, boot, budget: cache.budget() }
+        .open(recheck, warnings))
 }
 
 pub(super) fn adopt(
@@ -47,7 +51,7 @@ pub(super) fn adopt(
     let state = state_files(&slot)?;
     let boot = BootId::current();
     let backing = Box::new(files);
-    Ok(Parts { torrent, backing, state, slot, directories, adopted: true, boot }.open(recheck, warnings))
+    Ok(Parts { torrent, backing, state, slot, directories, adopted: true, boot, budget: None }.open(recheck, warnings))
 }
 
 /// What a store is made of. Tests put others in for the disk.
@@ -59,12 +63,13 @@ pub(super) struct Parts {
     pub(super) directories: Vec<(u64, u64)>,
     pub(super) adopted: bool,
     pub(super) boot: BootId,
+    pub(super) budget: Option<Arc<Budget>>,
 }
 
 impl Parts {
     /// Nothing that lies in the slot fails this.
     pub(super) fn open(self, recheck: bool, mut warnings: Vec<String>) -> OpenedStore {
-        let Self { torrent: TorrentFiles { info_hash, layout, hashes, info }, backing, state, slot, .. } = self;
+        let Self { torrent: TorrentFiles { info_hash, layout, hashes, info }, backing, state, slot, budget, .. } = self;
         let known = resume::recover(&*state, info_hash, &layout, self.boot);
         let mut seen = look_at_all(&layout, &*backing);
         if self.adopted {
@@ -86,8 +91,12 @@ impl Parts {
         if let Err(error) = keep_info(&*state, &info) {
             warnings.push(format!("{}: {error}", slot.path.join(INFO).display()));
         }
+        let now = Moment::now();
+        let used = state.read(USED).ok().flatten().unwrap_or_default();
+        let recency = Recency::recall(layout.piece_count(), now, &used);
         let resume = Resume::new(Arc::clone(&state), info_hash, self.boot, known.journals);
         let store = Store {
+            info_hash,
             table: Arc::new(PieceTable::new(&have, &unchecked)),
             tracks: Tracks::new(seen.into_iter()),
             glances: Glances::new(Instant::now(), layout.file_count()),
@@ -105,6 +114,13 @@ impl Parts {
             closed: AtomicBool::new(false),
             has_lent: AtomicBool::new(false),
             writing: AtomicUsize::new(0),
+            recency,
+            written_down: Mutex::new(Instant::now()),
+            guards: Guards::default(),
+            budget: budget.clone(),
+            listener: OnceLock::new(),
+            edges: RwLock::new(()),
+            unpunchable: AtomicBool::new(false),
             hashed_pieces: AtomicU64::new(0),
         };
         // Before anything is written: whatever is not trusted any more must not be claimed by the old state once a file
@@ -114,7 +130,11 @@ impl Parts {
             let path = store.slot.path.display();
             warnings.push(format!("{path}: {error}; what is fetched now may have to be checked next time"));
         }
-        OpenedStore { store: Arc::new(store), have, unchecked, warnings }
+        let store = Arc::new(store);
+        if let Some(budget) = budget {
+            budget.joined(&store);
+        }
+        OpenedStore { store, have, unchecked, warnings }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use sha1::{Digest, Sha1};
 
 use super::super::backing::disk::is_gone;
+use super::super::recency::Moment;
 use super::super::{Pins, StorageError, io_error};
 use super::{Look, Store};
 use crate::base::{BLOCK_BYTES, BlockRef, FileIndex, PieceIndex, Span};
@@ -25,6 +26,9 @@ impl Store {
         let span = self.pinned_span(pins, file, offset, buffer.len())?;
         let Some(span) = span else { return Ok(true) };
         let read = self.read_span_now(span, buffer)?;
+        if read {
+            self.recency.used(pins.range(), Moment::now());
+        }
         self.still_present(pins).map(|()| read)
     }
 
@@ -37,6 +41,7 @@ impl Store {
     ) -> Result<(), StorageError> {
         if let Some(span) = self.pinned_span(pins, file, offset, buffer.len())? {
             self.read_span(span, buffer)?;
+            self.recency.used(pins.range(), Moment::now());
         }
         self.still_present(pins)
     }

@@ -15,7 +15,7 @@ use crate::base::{FileIndex, Layout};
 #[derive(Debug)]
 pub(super) struct Tracks {
     files: Box<[Mutex<Track>]>,
-    /// Sum over all files, as of the last look at each.
+    /// Sum over all files, as of the last look at each, and what writes may have added since: never too little.
     allocated: AtomicI64,
 }
 
@@ -27,14 +27,17 @@ struct Track {
     /// The file after our last write, `None` when there is none.
     stamp: Option<Identity>,
     allocated: u64,
+    /// Bytes that writes may have added since the last look.
+    growth: u64,
     /// Alterations that were found and whose pieces are not yet taken out of service: until then the stamp, which is
     /// of the altered file, must not be written down.
     unsettled: u32,
 }
 
 impl Track {
-    fn join(&mut self) {
+    fn join(&mut self, growth: u64) {
         self.writing += 1;
+        self.growth += growth;
         self.turn = self.turn.wrapping_add(1);
     }
 }
@@ -63,9 +66,15 @@ impl Tracks {
         Self { files, allocated: AtomicI64::new(sum) }
     }
 
-    /// Bytes allocated on disk.
+    /// Bytes allocated on disk, at most.
     pub(super) fn allocated(&self) -> u64 {
         self.allocated.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// Whether a file takes anything on the disk.
+    pub(super) fn has_bytes(&self, file: FileIndex) -> bool {
+        let track = self.lock(file);
+        track.allocated + track.growth > 0
     }
 
     /// The file as we left it; `None` while our own writes move it, and when there is none, or it is being distrusted.
@@ -84,9 +93,18 @@ impl Tracks {
         self.look_and(file, backing, |_| {})
     }
 
-    /// To be called before a write, and [`end_write`](Self::end_write) after it unless this fails.
-    pub(super) fn begin_write(&self, file: FileIndex, backing: &dyn Backing) -> Result<Look, StorageError> {
-        self.look_and(file, backing, Track::join)
+    /// To be called before a write that may allocate `growth` bytes, and [`end_write`](Self::end_write) after it unless
+    /// this fails.
+    pub(super) fn begin_write(
+        &self,
+        file: FileIndex,
+        growth: u64,
+        backing: &dyn Backing,
+    ) -> Result<Look, StorageError> {
+        self.look_and(file, backing, |track| {
+            track.join(growth);
+            self.allocated.fetch_add(growth as i64, Ordering::Relaxed);
+        })
     }
 
     /// Whether the file is there and of its right length, as far as we have looked.
@@ -173,7 +191,8 @@ impl Tracks {
 
     fn see(&self, track: &mut Track, seen: Option<Seen>) {
         let allocated = seen.map_or(0, |seen| seen.allocated);
-        self.allocated.fetch_add(allocated as i64 - track.allocated as i64, Ordering::Relaxed);
+        let before = track.allocated + std::mem::take(&mut track.growth);
+        self.allocated.fetch_add(allocated as i64 - before as i64, Ordering::Relaxed);
         track.allocated = allocated;
         track.stamp = seen.map(|seen| seen.identity);
     }

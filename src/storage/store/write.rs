@@ -7,15 +7,18 @@
 use std::collections::hash_map::Entry;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
+use super::super::budget::Full;
+use super::super::recency::Moment;
 use super::super::resume::Record;
 use super::super::verify::Ranges;
 use super::super::{PieceState, StorageError, Verdict, io_error};
+use super::evict::UNIT;
 use super::{Look, Store, lock};
 use crate::base::{BlockRef, FileIndex, PieceIndex};
 
@@ -75,17 +78,38 @@ impl Store {
             // A late duplicate: dropped, never written (I6).
             return Ok(Verdict::Verified);
         }
+        let _admitted = match &self.budget {
+            Some(budget) => Some(budget.admit(self.growth_of(run)).map_err(|full| self.refused(full))?),
+            None => None,
+        };
+        self.wait_for_punch(piece)?;
+        let mut edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
         let Some(progress) = self.enter(piece, attempt) else { return Ok(Verdict::Incomplete) };
         let mut warm = lock(&progress.hashing).take_at(begin);
         if let Some(hasher) = &mut warm {
             blocks.iter().for_each(|block| hasher.update(block));
         }
-        if let Err(error) = self.write_blocks(run, blocks) {
+        let mut written = self.write_blocks(run, blocks);
+        while let Err(StorageError::Io { source, .. }) = &written
+            && source.kind() == io::ErrorKind::StorageFull
+            && let Some(budget) = &self.budget
+        {
+            // Whoever evicts needs it.
+            drop(edges);
+            let freed = budget.evict_for_disk(self.growth_of(run));
+            edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+            if freed == 0 {
+                break;
+            }
+            written = self.write_blocks(run, blocks);
+        }
+        if let Err(error) = written {
             // The attempt is lost: its hash may have seen what the disk has not.
             lock(&progress.hashing).over = true;
             self.leave(piece, &progress);
             return Err(error);
         }
+        drop(edges);
         lock(&progress.hashing).put(run, warm);
         self.advance(piece, &progress)
     }
@@ -135,6 +159,17 @@ impl Store {
             return Err(refuse(io::ErrorKind::InvalidInput));
         }
         Ok(BlockRef { piece, begin, length })
+    }
+
+    /// Bytes of the disk that a run may take.
+    fn growth_of(&self, run: BlockRef) -> u64 {
+        let spans = self.layout.block_spans(run).filter(|span| !span.padding);
+        spans.map(|span| blocks_touched(span.offset, span.length)).sum()
+    }
+
+    fn refused(&self, full: Full) -> StorageError {
+        tracing::debug!(wanted = full.wanted, "the cache is full and nothing of it may go");
+        io_error("write", &self.slot.path)(io::ErrorKind::QuotaExceeded.into())
     }
 
     /// The entry of an attempt; `None` when a newer one has begun.
@@ -237,55 +272,10 @@ impl Store {
 
     fn write_slices(&self, file: FileIndex, offset: u64, slices: &mut [IoSlice<'_>]) -> Result<(), StorageError> {
         let length = slices.iter().map(|slice| slice.len() as u64).sum();
-        let written = self.change(file, length, || self.backing.write_vectored_at(file, offset, slices))?;
+        let written = self.change(file, length, blocks_touched(offset, length), || {
+            self.backing.write_vectored_at(file, offset, slices)
+        })?;
         written.map_err(io_error("write", &self.backing.path(file)))
-    }
-
-    /// Punches a present piece that nobody has pinned; false when it is pinned, not present, or in a file that somebody
-    /// has open or mapped past us.
-    pub(super) fn evict_piece(&self, piece: PieceIndex) -> Result<bool, StorageError> {
-        if self.adopted {
-            return Ok(false);
-        }
-        {
-            let _in_order = self.ledger.lock();
-            if !self.table.begin_evict(piece) {
-                return Ok(false);
-            }
-        }
-        // From here on nobody can be lent a file of this piece.
-        let held = self.is_held(piece);
-        {
-            let mut ledger = self.ledger.lock();
-            if held {
-                self.table.cancel_evict(piece);
-                // A checkpoint in between has left it out.
-                ledger.pending.push(Record::Have(piece));
-                return Ok(false);
-            }
-            ledger.pending.push(Record::Gone(piece));
-        }
-        // I3: un-claim before punch. If that cannot be written the bytes stay where they are, unclaimed in memory.
-        let punched = self.unclaim().and_then(|()| self.punch(piece));
-        self.table.end_evict(piece);
-        punched.map(|()| true)
-    }
-
-    /// Whether a file of this piece may be read past us.
-    fn is_held(&self, piece: PieceIndex) -> bool {
-        let mut spans = self.layout.spans(self.layout.piece_start(piece), self.layout.piece_bytes(piece).into());
-        // Where the filesystem cannot tell, nothing goes once anything was lent.
-        let unknown = self.has_lent.load(Ordering::Acquire);
-        spans.any(|span| !span.padding && self.backing.is_held(span.file).unwrap_or(unknown))
-    }
-
-    fn punch(&self, piece: PieceIndex) -> Result<(), StorageError> {
-        let length = self.layout.piece_bytes(piece).into();
-        for span in self.layout.spans(self.layout.piece_start(piece), length).filter(|span| !span.padding) {
-            self.change(span.file, 0, || self.backing.punch(span.file, span.offset, span.length))?
-                .map_err(io_error("punch", &self.backing.path(span.file)))?;
-        }
-        Ok(())
     }
 
     /// Enters a piece whose hash is right; false when something was found altered since its reading began, at `doubts`:
@@ -296,6 +286,7 @@ impl Store {
             return false;
         }
         if self.table.set_present(piece) {
+            self.recency.arrived(piece, Moment::now());
             ledger.pending.push(Record::Have(piece));
         }
         true
@@ -309,13 +300,15 @@ impl Store {
     }
 
     /// Does something to a file of ours, between a look for what others have done and a look at what it has become.
-    fn change(
+    /// `bytes` are written, and at most `growth` allocated.
+    pub(super) fn change(
         &self,
         file: FileIndex,
         bytes: u64,
+        growth: u64,
         action: impl FnOnce() -> io::Result<()>,
     ) -> Result<io::Result<()>, StorageError> {
-        if self.tracks.begin_write(file, &*self.backing)? == Look::Altered {
+        if self.tracks.begin_write(file, growth, &*self.backing)? == Look::Altered {
             self.altered(file);
         }
         let prepared = if self.tracks.is_prepared(file, &self.layout) { Ok(()) } else { self.backing.prepare(file) };
@@ -329,6 +322,10 @@ impl Store {
 }
 
 impl InProgress {
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     fn new(attempt: u32) -> Arc<Self> {
         let hashing =
             Hashing { hasher: Some(Sha1::new()), hashed: 0, written: Ranges::default(), reread: false, over: false };
@@ -351,6 +348,11 @@ impl Hashing {
             self.hasher = Some(hasher);
         }
     }
+}
+
+/// What a range takes on the disk, in whole blocks of it.
+fn blocks_touched(offset: u64, length: u64) -> u64 {
+    (offset + length).next_multiple_of(UNIT) - offset / UNIT * UNIT
 }
 
 /// Readings of a piece while its files are altered meanwhile.

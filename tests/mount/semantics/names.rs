@@ -197,9 +197,13 @@ fn extended_attributes_tell_of_the_torrent() {
     assert_eq!(get("user.btfs.file_index", ""), None);
     assert_eq!(get("user.btfs.piece_length", "a").as_deref(), Some("32768"));
     assert_eq!(get("user.btfs.progress", "b/z").as_deref(), Some("0.0"));
+    assert_eq!(get("user.btfs.cached", "b/z").as_deref(), Some("0"));
     assert!(get("user.btfs.status", "b/z").unwrap().contains(r#""state":"empty""#));
     fs::read(served.top().join("b/z")).unwrap();
     assert_eq!(get("user.btfs.progress", "b/z").as_deref(), Some("100.0"));
+    let length = fs::metadata(served.top().join("b/z")).unwrap().len();
+    assert_eq!(get("user.btfs.cached", "b/z"), Some(length.to_string()));
+    assert!(get("user.btfs.cached", "").unwrap().parse::<u64>().unwrap() >= length, "of a directory: of the torrent");
     assert!(get("user.btfs.status", "b/z").unwrap().contains(r#""state":"complete""#));
     assert!(get("user.btfs.status", "").unwrap().contains(r#""state":"partial""#));
     for (name, path) in [("user.btfs.nothing", "a"), ("user.other", "a"), ("security.selinux", "b"), ("user.x", "link")]
@@ -223,7 +227,7 @@ n = call('listxattr', path, None, 0)
 assert call('listxattr', path, room, n - 1) == 'ERANGE'
 assert call('listxattr', path, room, n) == n
 assert sorted(os.listxattr(path)) == sorted(['user.btfs.' + name for name in
-    ['info_hash', 'progress', 'status', 'piece_length', 'file_index']])
+    ['info_hash', 'progress', 'cached', 'status', 'piece_length', 'file_index']])
 assert os.listxattr(os.path.dirname(path) + b'/link', follow_symlinks=False) == []
 ";
     Reader::python(program, &served.top().join("a")).output(std::time::Duration::from_secs(20));

@@ -267,6 +267,7 @@ impl World {
                     }
                 }
                 DiskJob::Check { piece, attempt, .. } => DiskDone::Verified { piece, attempt, bytes: 0 },
+                DiskJob::Discard { .. } => continue,
                 DiskJob::Digests(piece) => {
                     let block_digests = vec![[b'.'; 20]; self.layout.block_count(piece)];
                     DiskDone::Digests { piece, block_digests }
