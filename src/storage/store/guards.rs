@@ -15,6 +15,8 @@ use crate::base::{Bitfield, FileIndex, PieceRange};
 pub struct Guard {
     store: Arc<Store>,
     number: u64,
+    /// Shared with the entry: a reader says so with each read, and takes no lock for it.
+    used: Arc<AtomicU64>,
 }
 
 /// All guards of a store.
@@ -28,7 +30,8 @@ pub(super) struct Guards {
 struct Entry {
     file: Option<FileIndex>,
     pieces: Vec<PieceRange>,
-    used: Moment,
+    /// As [`Moment`].
+    used: Arc<AtomicU64>,
 }
 
 /// What the guards come to at one moment.
@@ -51,7 +54,7 @@ impl Guards {
         for piece in entries.values().flat_map(|entry| &entry.pieces).flat_map(|range| range.iter()) {
             pieces.set(piece);
         }
-        let lively = entries.values().filter(|entry| entry.used.age(now) < LIVELY);
+        let lively = entries.values().filter(|entry| Moment(entry.used.load(Ordering::Relaxed)).age(now) < LIVELY);
         let mut files: Vec<_> = lively.filter_map(|entry| entry.file).collect();
         drop(entries);
         files.sort_unstable();
@@ -64,8 +67,9 @@ impl Store {
     /// Guards pieces. `file`: somebody has it open.
     pub fn guard(self: &Arc<Self>, file: Option<FileIndex>, pieces: Vec<PieceRange>) -> Guard {
         let number = self.guards.next.fetch_add(1, Ordering::Relaxed);
-        self.guards.lock().insert(number, Entry { file, pieces, used: Moment::now() });
-        Guard { store: Arc::clone(self), number }
+        let used = Arc::new(AtomicU64::new(Moment::now().0));
+        self.guards.lock().insert(number, Entry { file, pieces, used: Arc::clone(&used) });
+        Guard { store: Arc::clone(self), number, used }
     }
 }
 
@@ -73,15 +77,14 @@ impl Guard {
     /// Guards other pieces from now on; the file is in use.
     pub fn set(&self, pieces: Vec<PieceRange>) {
         if let Some(entry) = self.store.guards.lock().get_mut(&self.number) {
-            (entry.pieces, entry.used) = (pieces, Moment::now());
+            entry.pieces = pieces;
         }
+        self.used();
     }
 
     /// The file is in use.
     pub fn used(&self) {
-        if let Some(entry) = self.store.guards.lock().get_mut(&self.number) {
-            entry.used = Moment::now();
-        }
+        self.used.store(Moment::now().0, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::Pins;
 use super::super::backing::Identity;
+use super::super::recency::Moment;
 use super::Store;
 use crate::base::FileIndex;
 
@@ -33,6 +34,8 @@ impl Store {
         match self.backing.lend(file) {
             Ok((open, identity)) if identity == stamp => {
                 self.has_lent.store(true, Ordering::Release);
+                // Of what the kernel reads by itself nothing more is heard.
+                self.recency.used(pins.range(), Moment::now());
                 Some(Loan { file: Some(open), index: file, identity, _pins: pins })
             }
             Ok(_) => None,

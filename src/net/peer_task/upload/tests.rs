@@ -266,7 +266,11 @@ fn a_piece_is_pinned_until_the_socket_has_all_of_it() {
     assert!(bench.out.is_empty());
     // What the socket has is a copy: neither a hole nor other bytes reach the peer.
     assert!(bench.store.evict(piece).unwrap());
-    assert_eq!(bench.said(), ["p0+0"]);
+    // Whoever has not heard of it and asks is refused.
+    bench.request(0, 16384, 16384);
+    bench.fill();
+    bench.send(Instant::now());
+    assert_eq!(bench.said(), ["p0+0", "r0+16384"]);
 }
 
 #[test]
