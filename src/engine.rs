@@ -16,6 +16,7 @@ mod effect;
 mod event;
 mod pace;
 mod peer;
+mod peers;
 mod picker;
 pub mod prefetch;
 mod reads;

@@ -81,6 +81,8 @@ pub(crate) struct Partial {
     hedges: BTreeMap<u32, Vec<PeerKey>>,
     free: usize,
     arrived: usize,
+    /// The most blocks that ever arrived in an attempt at the piece.
+    most: usize,
     held: usize,
     /// No block before this one is free.
     first_free: usize,
@@ -106,6 +108,8 @@ pub(crate) struct Assembly {
     next_age: u64,
     /// Bytes in memory: held for a run, or in a job that has not ended.
     held_bytes: u64,
+    /// Pieces that only one peer is asked for.
+    soles: usize,
 }
 
 impl Assembly {
@@ -116,7 +120,9 @@ impl Assembly {
         }
         let blocks = layout.block_count(piece);
         let attempt = self.next_attempt(piece);
+        let most = self.records.get(&piece).map_or(0, |record| record.most_blocks);
         self.next_age += 1;
+        self.soles += usize::from(sole.is_some());
         self.pieces.insert(
             piece,
             Partial {
@@ -129,6 +135,7 @@ impl Assembly {
                 hedges: BTreeMap::new(),
                 free: blocks,
                 arrived: 0,
+                most,
                 held: 0,
                 first_free: 0,
                 jobs: 0,
@@ -211,12 +218,11 @@ impl Assembly {
         partial.from[at] = Some(peer);
         partial.arrived += 1;
         partial.held += 1;
-        self.ages.insert(partial.age, block.piece);
-        let record = self.records.entry(block.piece).or_default();
-        let progress = partial.arrived > record.most_blocks;
-        if progress {
-            record.most_blocks = partial.arrived;
+        if partial.held == 1 {
+            self.ages.insert(partial.age, block.piece);
         }
+        let progress = partial.arrived > partial.most;
+        partial.most = partial.most.max(partial.arrived);
         Taken::Fresh { others, progress }
     }
 
@@ -275,7 +281,7 @@ impl Assembly {
         if partial.phase != Phase::Draining || partial.jobs > 0 {
             return false;
         }
-        self.pieces.remove(&piece);
+        self.remove(piece);
         true
     }
 
@@ -286,6 +292,7 @@ impl Assembly {
         let held: usize = partial.data.iter().flatten().map(Bytes::len).sum();
         self.held_bytes = self.held_bytes.saturating_sub(held as u64);
         self.ages.remove(&partial.age);
+        self.records.entry(piece).or_default().most_blocks = partial.most;
         let senders = std::mem::take(&mut partial.from);
         partial.phase = Phase::Draining;
         partial.data = Vec::new();
@@ -294,14 +301,14 @@ impl Assembly {
         (partial.free, partial.held, partial.arrived) = (0, 0, 0);
         let ended = partial.jobs == 0;
         if ended {
-            self.pieces.remove(&piece);
+            self.remove(piece);
         }
         Some((senders, ended))
     }
 
     /// The piece is verified: forgets it.
     pub(crate) fn finish(&mut self, piece: PieceIndex) -> Option<Partial> {
-        let partial = self.pieces.remove(&piece)?;
+        let partial = self.remove(piece)?;
         self.ages.remove(&partial.age);
         if let Some(record) = self.records.get_mut(&piece) {
             record.most_blocks = 0;
@@ -312,8 +319,20 @@ impl Assembly {
     /// From now on only `sole` is asked, or everybody.
     pub(crate) fn entrust(&mut self, piece: PieceIndex, sole: Option<PeerKey>) {
         if let Some(partial) = self.pieces.get_mut(&piece) {
-            partial.sole = sole;
+            let old = std::mem::replace(&mut partial.sole, sole);
+            self.soles = self.soles - usize::from(old.is_some()) + usize::from(sole.is_some());
         }
+    }
+
+    /// Whether there is a piece that only one peer is asked for.
+    pub(crate) fn has_soles(&self) -> bool {
+        self.soles > 0
+    }
+
+    fn remove(&mut self, piece: PieceIndex) -> Option<Partial> {
+        let partial = self.pieces.remove(&piece)?;
+        self.soles -= usize::from(partial.sole.is_some());
+        Some(partial)
     }
 
     pub(crate) fn get(&self, piece: PieceIndex) -> Option<&Partial> {
@@ -346,6 +365,7 @@ impl Assembly {
 
     /// Checks what must always hold; for debug builds and tests.
     pub(crate) fn check(&self) {
+        assert_eq!(self.soles, self.pieces.values().filter(|partial| partial.sole.is_some()).count());
         for (piece, partial) in &self.pieces {
             let count = |wanted| partial.state.iter().filter(|&&state| state == wanted).count();
             assert_eq!(partial.free, count(BlockState::Free), "free blocks of {piece}");

@@ -31,6 +31,8 @@ pub(crate) struct Candidates {
     entries: BTreeMap<SocketAddr, Entry>,
     /// Idle entries by the time from which they may be tried.
     waiting: BTreeSet<(Instant, SocketAddr)>,
+    /// Entries that are being dialled.
+    dialling: usize,
     bans: BTreeMap<Banned, Instant>,
     own: Vec<SocketAddr>,
     /// Addresses that turned out to be ourselves.
@@ -77,6 +79,7 @@ impl Candidates {
         Self {
             entries: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            dialling: 0,
             bans: BTreeMap::new(),
             own,
             selves: BTreeSet::new(),
@@ -137,6 +140,7 @@ impl Candidates {
         })?;
         let entry = self.entries.get_mut(&best)?;
         entry.state = State::Dialling;
+        self.dialling += 1;
         entry.last_try = Some(now);
         self.waiting.remove(&(entry.queued_at, best));
         Some(best)
@@ -147,6 +151,7 @@ impl Candidates {
         let addr = canonical(addr);
         if let Some(entry) = self.entries.get_mut(&addr) {
             self.waiting.remove(&(entry.queued_at, addr));
+            self.dialling -= usize::from(entry.state == State::Dialling);
             entry.state = State::Connected;
             entry.ever_connected = true;
         }
@@ -194,6 +199,7 @@ impl Candidates {
         };
         // Nobody keeps a list of the dead: an address that never answered goes after a few tries, unless named by hand.
         if !entry.ever_connected && entry.source != Source::User && entry.failures >= MAX_FAILURES {
+            self.dialling -= usize::from(entry.state == State::Dialling);
             self.entries.remove(&addr);
             return;
         }
@@ -224,6 +230,7 @@ impl Candidates {
         let addr = canonical(addr);
         if let Some(entry) = self.entries.remove(&addr) {
             self.waiting.remove(&(entry.queued_at, addr));
+            self.dialling -= usize::from(entry.state == State::Dialling);
         }
         if self.selves.len() < MAX_SELVES {
             self.selves.insert(addr);
@@ -279,12 +286,17 @@ impl Candidates {
 
     /// Addresses being dialled.
     pub(crate) fn dialling(&self) -> usize {
-        self.entries.values().filter(|entry| entry.state == State::Dialling).count()
+        self.dialling
     }
 
     /// Addresses banned now.
     pub(crate) fn banned_count(&self, now: Instant) -> usize {
         self.bans.values().filter(|until| **until > now).count()
+    }
+
+    /// Checks what must always hold; for debug builds and tests.
+    pub(crate) fn check(&self) {
+        assert_eq!(self.dialling, self.entries.values().filter(|entry| entry.state == State::Dialling).count());
     }
 
     fn banned_until(&self, now: Instant, addr: SocketAddr) -> Option<Instant> {
@@ -315,6 +327,7 @@ impl Candidates {
         let spread = wait / 1000 * self.rng.u32(..100);
         if let Some(entry) = self.entries.get_mut(&addr) {
             self.waiting.remove(&(entry.queued_at, addr));
+            self.dialling -= usize::from(entry.state == State::Dialling);
             entry.state = State::Idle;
             let longest = if entry.source == Source::User && wait < MAX_BACKOFF { USER_BACKOFF } else { BAN };
             let spaced = entry.last_try.map_or(now, |at| at + MIN_SPACING);

@@ -18,71 +18,92 @@ pub(crate) enum Class {
 /// The pieces wanted in time, most urgent first. Pieces that we have are not in it.
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
-    order: Vec<PieceIndex>,
-    entries: BTreeMap<PieceIndex, (u32, Class)>,
+    /// By rank; those that have come since stay in it.
+    order: Vec<Wanted>,
+    ranks: BTreeMap<PieceIndex, u32>,
     /// Ranks of pieces with blocks that nobody was asked for.
     open: BTreeSet<u32>,
+    /// Blocks of all of them that nobody was asked for.
+    free_blocks: usize,
     blocked: usize,
 }
 
+/// A piece that is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub piece: PieceIndex,
+    pub class: Class,
+    /// Blocks that nobody was asked for.
+    pub free: usize,
+}
+
 impl Demand {
-    /// Replaces everything. A piece given twice counts where it comes first; all are open at first.
-    pub(crate) fn rebuild(&mut self, pieces: impl Iterator<Item = (PieceIndex, Class)>) {
+    /// Replaces everything. A piece given twice counts where it comes first.
+    pub(crate) fn rebuild(&mut self, pieces: impl Iterator<Item = Wanted>) {
         *self = Self::default();
-        for (piece, class) in pieces {
+        for wanted in pieces {
             let rank = self.order.len() as u32;
-            if let std::collections::btree_map::Entry::Vacant(slot) = self.entries.entry(piece) {
-                slot.insert((rank, class));
-                self.order.push(piece);
-                self.open.insert(rank);
-                self.blocked += usize::from(class == Class::Blocked);
+            if let std::collections::btree_map::Entry::Vacant(slot) = self.ranks.entry(wanted.piece) {
+                slot.insert(rank);
+                self.order.push(Wanted { free: 0, ..wanted });
+                self.set_free_of(rank, wanted.free);
+                self.blocked += usize::from(wanted.class == Class::Blocked);
             }
         }
     }
 
     /// The piece is here.
     pub(crate) fn done(&mut self, piece: PieceIndex) {
-        if let Some((rank, class)) = self.entries.remove(&piece) {
-            self.open.remove(&rank);
-            self.blocked -= usize::from(class == Class::Blocked);
+        if let Some(rank) = self.ranks.remove(&piece) {
+            self.set_free_of(rank, 0);
+            self.blocked -= usize::from(self.order[rank as usize].class == Class::Blocked);
         }
     }
 
-    /// Says whether there is something to ask of a piece; pieces not wanted are ignored.
-    pub(crate) fn set_open(&mut self, piece: PieceIndex, open: bool) {
-        let Some(&(rank, _)) = self.entries.get(&piece) else { return };
-        if open {
-            self.open.insert(rank);
-        } else {
-            self.open.remove(&rank);
+    /// Says how many blocks of a piece nobody was asked for; pieces not wanted are ignored.
+    pub(crate) fn set_free(&mut self, piece: PieceIndex, blocks: usize) {
+        if let Some(&rank) = self.ranks.get(&piece) {
+            self.set_free_of(rank, blocks);
+        }
+    }
+
+    fn set_free_of(&mut self, rank: u32, blocks: usize) {
+        let old = std::mem::replace(&mut self.order[rank as usize].free, blocks);
+        self.free_blocks = self.free_blocks - old + blocks;
+        match (old > 0, blocks > 0) {
+            (false, true) => _ = self.open.insert(rank),
+            (true, false) => _ = self.open.remove(&rank),
+            _ => {}
         }
     }
 
     /// Pieces with something to ask, most urgent first.
-    pub(crate) fn open(&self) -> impl Iterator<Item = (PieceIndex, Class)> + '_ {
-        self.open.iter().filter_map(|&rank| {
-            let piece = *self.order.get(rank as usize)?;
-            Some((piece, self.class(piece)?))
-        })
+    pub(crate) fn open(&self) -> impl Iterator<Item = Wanted> + '_ {
+        self.open.iter().map(|&rank| self.order[rank as usize])
+    }
+
+    /// Blocks of all wanted pieces that nobody was asked for.
+    pub(crate) fn free_blocks(&self) -> usize {
+        self.free_blocks
     }
 
     /// All pieces wanted, in order of pieces.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (PieceIndex, Class)> + '_ {
-        self.entries.iter().map(|(&piece, &(_, class))| (piece, class))
+        self.ranks.iter().map(|(&piece, &rank)| (piece, self.order[rank as usize].class))
     }
 
     /// All pieces wanted, most urgent first.
     pub(crate) fn ordered(&self) -> impl Iterator<Item = PieceIndex> + '_ {
-        self.order.iter().copied().filter(|piece| self.entries.contains_key(piece))
+        self.order.iter().map(|wanted| wanted.piece).filter(|piece| self.ranks.contains_key(piece))
     }
 
     pub(crate) fn class(&self, piece: PieceIndex) -> Option<Class> {
-        self.entries.get(&piece).map(|&(_, class)| class)
+        self.rank(piece).map(|rank| self.order[rank as usize].class)
     }
 
     /// Smaller is more urgent.
     pub(crate) fn rank(&self, piece: PieceIndex) -> Option<u32> {
-        self.entries.get(&piece).map(|&(rank, _)| rank)
+        self.ranks.get(&piece).copied()
     }
 
     /// Whether somebody waits.
@@ -91,7 +112,13 @@ impl Demand {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.ranks.is_empty()
+    }
+
+    /// Checks what must always hold; for debug builds and tests.
+    pub(crate) fn check(&self) {
+        assert_eq!(self.free_blocks, self.open().map(|wanted| wanted.free).sum::<usize>());
+        assert!(self.open().all(|wanted| wanted.free > 0 && self.ranks.contains_key(&wanted.piece)));
     }
 }
 
@@ -107,12 +134,6 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    pub(crate) fn add(&mut self, rate: f64, outstanding: f64, rtt: f64) {
-        self.rtt = if self.rate == 0.0 { rtt } else { self.rtt.min(rtt) };
-        self.rate += rate;
-        self.outstanding += outstanding;
-    }
-
     /// Bytes of open demand that the crew would deliver before a block that somebody else brings in `eta` seconds.
     /// Those are not for him: the reader would wait longer. Near ties (a quarter and 50 ms) count as none.
     pub(crate) fn head_start(&self, eta: f64) -> f64 {
@@ -129,10 +150,11 @@ mod tests {
     use super::*;
 
     fn pieces(demand: &Demand) -> String {
-        let name = |(piece, class)| {
-            let letter = (b'a' + PieceIndex::raw(piece) as u8) as char;
-            if class == Class::Blocked { letter.to_ascii_uppercase() } else { letter }
+        let name = |wanted: Wanted| {
+            let letter = (b'a' + wanted.piece.raw() as u8) as char;
+            if wanted.class == Class::Blocked { letter.to_ascii_uppercase() } else { letter }
         };
+        demand.check();
         demand.open().map(name).collect()
     }
 
@@ -141,7 +163,7 @@ mod tests {
         let mut demand = Demand::default();
         demand.rebuild(order.bytes().map(|letter| {
             let class = if letter.is_ascii_uppercase() { Class::Blocked } else { Class::Readahead };
-            (PieceIndex(u32::from(letter.to_ascii_lowercase() - b'a')), class)
+            Wanted { piece: PieceIndex(u32::from(letter.to_ascii_lowercase() - b'a')), class, free: 2 }
         }));
         demand
     }
@@ -155,24 +177,24 @@ mod tests {
     #[test]
     fn pieces_close_open_again_and_go() {
         let mut demand = demand("CBda");
-        demand.set_open(PieceIndex(1), false);
-        demand.set_open(PieceIndex(3), false);
-        assert_eq!(pieces(&demand), "Ca");
-        demand.set_open(PieceIndex(3), true);
-        demand.set_open(PieceIndex(25), true);
+        demand.set_free(PieceIndex(1), 0);
+        demand.set_free(PieceIndex(3), 0);
+        assert_eq!((pieces(&demand).as_str(), demand.free_blocks()), ("Ca", 4));
+        demand.set_free(PieceIndex(3), 1);
+        demand.set_free(PieceIndex(25), 1);
+        assert_eq!(demand.free_blocks(), 5);
         demand.done(PieceIndex(2));
         demand.done(PieceIndex(1));
         assert_eq!(pieces(&demand), "da");
         assert!(!demand.has_blocked());
-        demand.set_open(PieceIndex(2), true);
+        demand.set_free(PieceIndex(2), 1);
         assert_eq!(pieces(&demand), "da", "a piece that is here stays away");
     }
 
     #[test]
     fn equals_leave_each_other_nothing_and_a_slow_one_leaves_what_the_fast_get_through() {
-        let mut fast = Crew::default();
-        assert_eq!(fast.head_start(9.0), 0.0, "nobody else");
-        fast.add(1e6, 16384.0, 0.05);
+        assert_eq!(Crew::default().head_start(9.0), 0.0, "nobody else");
+        let fast = Crew { rate: 1e6, outstanding: 16384.0, rtt: 0.05 };
         assert_eq!(fast.head_start(0.07), 0.0, "as good as the others");
         let bytes = fast.head_start(2.0);
         assert!((1e6..2e6).contains(&bytes), "{bytes}");

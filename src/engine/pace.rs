@@ -103,10 +103,21 @@ impl Pace {
         Some(if silent { self.peak } else { self.rate }.max(1.0))
     }
 
+    /// When it will have been silent for so long that its rate is another one; `None`: it has, or its rate is unknown.
+    pub(crate) fn silent_at(&self, now: Instant) -> Option<Instant> {
+        let last = self.last_block.filter(|_| self.samples > 0)?;
+        (now.saturating_duration_since(last) <= SILENT).then(|| last + SILENT)
+    }
+
+    /// Bytes per second that may be hoped for after its first block, if there was any.
+    pub(crate) fn hope(&self) -> Option<f64> {
+        (self.guess > 0.0).then_some(self.guess * HOPE)
+    }
+
     /// As [`rate`](Self::rate); of a peer of which little is known `mean`, that of the others, or what its first block
     /// allows to hope for.
     pub(crate) fn rate_or(&self, now: Instant, mean: f64) -> f64 {
-        let hoped = || if self.guess > 0.0 { mean.min(self.guess * HOPE) } else { mean };
+        let hoped = || self.hope().map_or(mean, |hope| mean.min(hope));
         self.rate(now).unwrap_or_else(hoped).max(1.0)
     }
 
@@ -169,7 +180,7 @@ const SILENT: Duration = Duration::from_secs(10);
 /// The smallest round trip is looked for among those of this period and the one before.
 const RTT_PERIOD: Duration = Duration::from_secs(20);
 /// Round trip assumed of a peer that sent nothing yet.
-const FRESH_RTT: Duration = Duration::from_millis(100);
+pub(crate) const FRESH_RTT: Duration = Duration::from_millis(100);
 const MIN_SPREAD: f64 = 0.2;
 const FIRST_DEPTH: f64 = 16.0;
 const MIN_DEPTH: f64 = 2.0;

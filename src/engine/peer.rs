@@ -260,9 +260,19 @@ impl Peer {
         self.unasked > UNASKED_MAX
     }
 
+    /// Whether it would answer requests, were it not left alone.
+    pub(crate) fn would_answer(&self) -> bool {
+        !self.peer_choking || !self.allowed_fast.is_empty()
+    }
+
+    /// Until when it is left alone wholly; may lie in the past.
+    pub(crate) fn rests_until(&self) -> Option<Instant> {
+        self.backoff.map(|backoff| backoff.until)
+    }
+
     /// Whether it would answer requests at all now.
     pub(crate) fn can_serve(&self, now: Instant) -> bool {
-        (!self.peer_choking || !self.allowed_fast.is_empty()) && self.backoff.is_none_or(|backoff| backoff.until <= now)
+        self.would_answer() && self.rests_until().is_none_or(|until| until <= now)
     }
 
     /// Whether it can be asked for blocks of this piece now.

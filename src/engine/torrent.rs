@@ -28,7 +28,7 @@ use super::blame::Blame;
 use super::candidates::Candidates;
 use super::choker::Choker;
 use super::critical::Demand;
-use super::peer::Peer;
+use super::peers::Peers;
 use super::picker::Background;
 use super::reads::Reads;
 use super::{
@@ -68,6 +68,8 @@ pub struct Torrent {
     wanted: Wanted,
     background: Background,
     handles: BTreeMap<HandleId, Handle>,
+    /// When the first plan of a handle is believed.
+    next_plan: Option<Instant>,
     /// Files that are open (`None`) or were until not long ago: until when they keep peers warm.
     recent: BTreeMap<FileIndex, Option<Instant>>,
     last_read: Option<PieceIndex>,
@@ -76,7 +78,7 @@ pub struct Torrent {
     /// Pieces of files that were ever opened, for `Fill::File`.
     filled: Bitfield,
 
-    peers: BTreeMap<PeerKey, Peer>,
+    peers: Peers,
     /// Addresses of those who left last: the verdict on their blocks may still come.
     departed: VecDeque<(PeerKey, SocketAddr)>,
     candidates: Candidates,
@@ -148,11 +150,12 @@ impl Torrent {
             wanted: Wanted::new(pieces),
             background: Background::new(pieces, seed ^ 1),
             handles: BTreeMap::new(),
+            next_plan: None,
             recent: BTreeMap::new(),
             last_read: None,
             last_demand: None,
             filled: Bitfield::new(if config.fill == Fill::File { pieces } else { 0 }),
-            peers: BTreeMap::new(),
+            peers: Peers::default(),
             departed: VecDeque::new(),
             candidates: Candidates::new(config.own_addrs.clone(), config.private, seed ^ 2),
             choker: Choker::new(seed ^ 3),
@@ -314,7 +317,7 @@ impl Torrent {
             self.disk.retry_at,
             self.next_chores,
             self.forsaken.values().min().copied(),
-            self.next_plan(),
+            self.next_plan,
             self.choker.poll_timeout().filter(|_| !self.peers.is_empty()),
             self.candidates.poll_timeout().filter(|_| self.dial_room() > 0),
             self.announcer.poll_timeout(),

@@ -264,9 +264,9 @@ impl Torrent {
     /// Tells those who pick whether a piece has blocks that nobody was asked for.
     pub(super) fn note_openness(&mut self, piece: PieceIndex) {
         let Some(partial) = self.assembly.get(piece) else { return };
-        let open = partial.free() > 0;
-        self.demand.set_open(piece, open);
-        self.background.set_open(piece, open);
+        let free = partial.free();
+        self.demand.set_free(piece, free);
+        self.background.set_open(piece, free > 0);
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Torrent;
 use crate::base::{FileIndex, PieceIndex, PieceRange};
-use crate::engine::critical::{Class, Demand};
+use crate::engine::critical::{Class, Demand, Wanted};
 use crate::engine::{Effect, Fill, HandleId, ReadError, Ticket};
 
 /// One open file handle.
@@ -65,6 +65,7 @@ impl Torrent {
 
     pub(super) fn released(&mut self, now: Instant, handle: HandleId) {
         let Some(Handle { file, .. }) = self.handles.remove(&handle) else { return };
+        self.note_plans();
         if !self.handles.values().any(|other| other.file == file) {
             self.recent.insert(file, Some(now + WARM_AFTER_CLOSE));
         }
@@ -90,6 +91,7 @@ impl Torrent {
         }
         let at = handle.planned.take().map_or(now + SETTLE, |(at, _)| at);
         handle.planned = (handle.window != pieces).then_some((at, pieces));
+        self.note_plans();
     }
 
     /// Believes the plans that have stood for a moment.
@@ -101,10 +103,12 @@ impl Torrent {
                 self.dirty.checks = true;
             }
         }
+        self.note_plans();
     }
 
-    pub(super) fn next_plan(&self) -> Option<Instant> {
-        self.handles.values().filter_map(|handle| Some(handle.planned.as_ref()?.0)).min()
+    /// Keeps the time of the first plan at hand: it is asked for with every event.
+    fn note_plans(&mut self) {
+        self.next_plan = self.handles.values().filter_map(|handle| Some(handle.planned.as_ref()?.0)).min();
     }
 
     /// Puts the pieces of a range that `Fill` wants and that are absent among those fetched unasked.
@@ -130,7 +134,8 @@ impl Torrent {
             let blocked = self.reads.pieces().map(|piece| (piece, Class::Blocked));
             let ahead = self.readahead().into_iter().map(|piece| (piece, Class::Readahead));
             let mut demand = Demand::default();
-            demand.rebuild(blocked.chain(ahead).filter(|&(piece, _)| self.is_absent(piece)));
+            let absent = blocked.chain(ahead).filter(|&(piece, _)| self.is_absent(piece));
+            demand.rebuild(absent.map(|(piece, class)| Wanted { piece, class, free: self.free_blocks(piece) }));
             self.demand = demand;
         }
         let pieces: Vec<_> = self.demand.pieces().collect();

@@ -202,7 +202,7 @@ impl Torrent {
 
     /// No job of a lost attempt is left.
     pub(super) fn may_begin_anew(&mut self, piece: PieceIndex) {
-        self.demand.set_open(piece, true);
+        self.demand.set_free(piece, self.layout.block_count(piece));
         self.background.lost(piece);
         self.dirty.everybody = true;
     }
@@ -236,7 +236,7 @@ impl Torrent {
             let lost = self.assembly.lose(piece, attempt);
             if lost.is_some() {
                 // Until its last job has ended, which may be this one.
-                self.demand.set_open(piece, false);
+                self.demand.set_free(piece, 0);
             }
             self.job_ended(piece, attempt, bytes);
             if let Some((_, true)) = lost {

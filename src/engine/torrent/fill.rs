@@ -14,9 +14,10 @@ use super::disk::Memory;
 use crate::base::{BLOCK_BYTES, PieceIndex};
 use crate::engine::PeerKey;
 use crate::engine::assembly::{BlockId, Phase};
-use crate::engine::critical::{Class, Crew};
-use crate::engine::pace::{LONG_SLACK, SHORT_SLACK};
+use crate::engine::critical::{Class, Crew, Wanted};
+use crate::engine::pace::{FRESH_RTT, LONG_SLACK, SHORT_SLACK};
 use crate::engine::peer::{Peer, Request};
+use crate::engine::peers::{EXTRA, Server};
 use crate::engine::picker::Choice;
 
 /// What is the same for all picks of one turn.
@@ -29,8 +30,12 @@ pub(super) struct Turn {
     rtt: f64,
     /// Everybody who serves us.
     all: Crew,
+    /// Everybody is looked at.
+    everybody: bool,
     /// Somebody left a block that a reader waits for to faster peers.
     left_to_others: Cell<bool>,
+    /// Who is as slow as this, or slower, leaves everything to the others.
+    hopeless_from: Cell<f64>,
     /// Somebody has shown that he does.
     proven: bool,
     /// Requests to somebody who has not.
@@ -51,53 +56,65 @@ impl Torrent {
         if turn.memory == Memory::Exhausted {
             return;
         }
-        let keys: Vec<_> = if everybody { self.peers.keys().copied().collect() } else { some.into_iter().collect() };
-        self.serve(&mut turn, keys);
-        if turn.left_to_others.get() && !everybody {
-            // Those others may be idle, and nothing else would make them look.
-            let keys = self.peers.keys().copied().collect();
-            self.serve(&mut turn, keys);
+        if !everybody {
+            let servers = some.into_iter().filter_map(|key| self.peers.server(key));
+            let queue = servers.filter_map(|server| place_in_queue(&turn, server)).collect();
+            self.serve(&mut turn, queue);
         }
-    }
-
-    /// Gives these peers what they can take, the soonest first.
-    fn serve(&mut self, turn: &mut Turn, keys: Vec<PeerKey>) {
-        let mut queue: BinaryHeap<_> = keys.into_iter().filter_map(|key| self.place_in_queue(turn, key)).collect();
-        while let Some(Reverse((_, key))) = queue.pop() {
-            let Some(eta) = self.peers.get(&key).map(|peer| eta(peer, turn)) else { continue };
-            let Some(block) = self.pick(turn, key, eta) else { continue };
-            if self.ask(turn.now, key, block, eta, false) {
-                turn.all.outstanding += BLOCK;
-                queue.extend(self.place_in_queue(turn, key));
+        // Those to whom something was left may be idle, and nothing else would make them look.
+        if everybody || turn.left_to_others.get() {
+            turn.everybody = true;
+            if !self.all_take_nothing(&turn) {
+                let queue = self.peers.servers().iter().filter_map(|server| place_in_queue(&turn, server)).collect();
+                self.serve(&mut turn, queue);
             }
         }
     }
 
-    fn place_in_queue(&self, turn: &Turn, key: PeerKey) -> Option<Reverse<(u64, PeerKey)>> {
-        let peer = self.peers.get(&key).filter(|peer| peer.can_serve(turn.now) && room(peer, Class::Blocked) > 0)?;
-        // A newcomer may be slow or dead: it gets little to show its worth with, and nothing more once it is late with
-        // that.
-        if !peer.pace.is_proven() && (peer.outstanding() >= turn.trial_depth || turn.proven && peer.is_late()) {
-            return None;
+    /// Gives these peers what they can take, the soonest first.
+    fn serve(&mut self, turn: &mut Turn, mut queue: BinaryHeap<Reverse<(u64, PeerKey)>>) {
+        while let Some(Reverse((_, key))) = queue.pop() {
+            let Some(&server) = self.peers.server(key) else { continue };
+            let eta = server.eta(turn.mean);
+            if self.takes_nothing(turn, &server, eta) {
+                debug_assert!(self.pick(turn, &server, eta).is_none(), "{server:?} would take something");
+                continue;
+            }
+            let Some(block) = self.pick(turn, &server, eta) else { continue };
+            if self.ask(turn.now, key, block, eta, false) {
+                turn.all.outstanding += BLOCK;
+                turn.hopeless_from.set(f64::INFINITY);
+                self.peers.refresh(turn.now);
+                queue.extend(self.peers.server(key).and_then(|server| place_in_queue(turn, server)));
+            }
         }
-        Some(Reverse(((eta(peer, turn) * 1e6) as u64, key)))
     }
 
-    pub(super) fn turn(&self, now: Instant) -> Turn {
-        let serving = self.peers.values().filter(|peer| !peer.peer_choking && !peer.snubbed);
-        let rates: Vec<f64> = serving.clone().filter_map(|peer| peer.pace.rate(now)).collect();
-        let mean = if rates.is_empty() { FRESH_RATE } else { rates.iter().sum::<f64>() / rates.len() as f64 };
-        let proven = serving.clone().any(|peer| peer.pace.is_proven());
-        let rtts: Vec<f64> = serving.clone().filter_map(|peer| Some(peer.pace.rtt()?.as_secs_f64())).collect();
-        let rtt = if rtts.is_empty() { FRESH_RTT } else { rtts.iter().sum::<f64>() / rtts.len() as f64 };
-        let left_to_others = Cell::new(false);
-        let trial_depth = if proven { TRIAL_DEPTH } else { self.first_share() };
-        let mut turn =
-            Turn { now, memory: self.memory(), mean, rtt, trial_depth, all: Crew::default(), left_to_others, proven };
-        let mut all = Crew::default();
-        serving.for_each(|peer| enlist(&mut all, peer, &turn));
-        turn.all = all;
-        turn
+    /// Whether it is plain that there is nothing for anybody.
+    fn all_take_nothing(&self, turn: &Turn) -> bool {
+        let servers = || self.peers.servers().iter().filter(|server| has_place(turn, server));
+        let soonest = servers().min_by(|a, b| a.eta(turn.mean).total_cmp(&b.eta(turn.mean)));
+        // With the soonest first the others are quick to judge.
+        let nothing = |server: &Server| self.takes_nothing(turn, server, server.eta(turn.mean));
+        !cfg!(debug_assertions) && soonest.is_none_or(nothing) && servers().all(nothing)
+    }
+
+    pub(super) fn turn(&mut self, now: Instant) -> Turn {
+        self.peers.refresh(now);
+        let mean = self.peers.mean_rate().unwrap_or(FRESH_RATE);
+        let proven = self.peers.is_any_proven();
+        Turn {
+            now,
+            memory: self.memory(),
+            mean,
+            rtt: self.peers.mean_rtt().unwrap_or(FRESH_RTT.as_secs_f64()),
+            all: self.peers.crew(mean),
+            everybody: false,
+            left_to_others: Cell::new(false),
+            hopeless_from: Cell::new(f64::INFINITY),
+            proven,
+            trial_depth: if proven { TRIAL_DEPTH } else { self.first_share() },
+        }
     }
 
     /// While nobody has sent anything: requests that leave a share of what is wanted first to those who are about to
@@ -107,16 +124,47 @@ impl Torrent {
         if helpers <= 1 || !self.demand.has_blocked() {
             return usize::MAX;
         }
-        let blocks: f64 = self.demand.open().take(FIRST_PIECES).map(|(piece, _)| self.open_bytes(piece) / BLOCK).sum();
-        let outstanding: usize = self.peers.values().map(Peer::outstanding).sum();
-        (blocks as usize + outstanding).div_ceil(helpers).max(TRIAL_DEPTH)
+        let blocks: usize = self.demand.open().take(FIRST_PIECES).map(|wanted| wanted.free).sum();
+        let outstanding: usize = self.peers.servers().iter().map(|server| server.requests).sum();
+        (blocks + outstanding).div_ceil(helpers).max(TRIAL_DEPTH)
     }
 
     /// The next block for a peer, by class.
-    fn pick(&mut self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
-        self.pick_late(turn, key, eta)
-            .or_else(|| self.pick_in_time(turn, key, eta))
-            .or_else(|| self.pick_in_background(turn, key, eta))
+    fn pick(&mut self, turn: &Turn, server: &Server, eta: f64) -> Option<BlockId> {
+        self.pick_late(turn, server.key, eta)
+            .or_else(|| self.pick_in_time(turn, server, eta))
+            .or_else(|| self.pick_in_background(turn, server.key, eta))
+    }
+
+    /// Whether it is plain that there is nothing for a peer, one among many that are looked at: it is slow, and all that
+    /// is wanted is wanted in time.
+    fn takes_nothing(&self, turn: &Turn, server: &Server, eta: f64) -> bool {
+        turn.everybody
+            && self.late.is_empty()
+            && self.background.wanted().count() == 0
+            && others(turn, server).head_start(eta) > 0.0
+            && self.leaves_all(turn, server, eta)
+    }
+
+    /// Whether those who have everything bring all that is open before a block that this peer brings in `eta` seconds.
+    fn leaves_all(&self, turn: &Turn, server: &Server, eta: f64) -> bool {
+        // Later is worse.
+        if eta >= turn.hopeless_from.get() {
+            return true;
+        }
+        if self.assembly.has_soles() {
+            return false;
+        }
+        let open = self.demand.free_blocks() as f64;
+        let mut blocks = 0.0;
+        for other in self.peers.servers().iter().filter(|other| other.sure && other.key != server.key) {
+            blocks += blocks_before(other, turn, eta);
+            if blocks >= open {
+                turn.hopeless_from.set(eta);
+                return true;
+            }
+        }
+        false
     }
 
     /// When a block asked of a peer is here, by what is known of it and of the others now; with a quarter's grace.
@@ -142,20 +190,33 @@ impl Torrent {
     }
 
     /// The most urgent open block that the others would not bring sooner.
-    fn pick_in_time(&mut self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
+    fn pick_in_time(&mut self, turn: &Turn, server: &Server, eta: f64) -> Option<BlockId> {
+        let key = server.key;
         let peer = self.peers.get(&key)?;
         if eta > HORIZON && peer.outstanding() > 0 {
             return None;
         }
-        let lead = others(turn, peer).head_start(eta);
+        let lead = others(turn, server).head_start(eta);
+        let takes = |piece| peer.may_ask(turn.now, piece) && self.may_take(piece, key);
+        let mut left = false;
+        let plain = lead > 0.0 && self.leaves_all(turn, server, eta);
+        if plain {
+            let mut blocked = self.demand.open().take(OPEN_LOOKED_AT).take_while(|open| open.class == Class::Blocked);
+            left = blocked.any(|open| takes(open.piece));
+            turn.left_to_others.set(turn.left_to_others.get() || left);
+            if !cfg!(debug_assertions) {
+                return None;
+            }
+        }
+        let mut sooner = None;
         let mut ahead = 0.0;
         let mut found = None;
-        for (piece, class) in self.demand.open().take(OPEN_LOOKED_AT) {
+        for Wanted { piece, class, free } in self.demand.open().take(OPEN_LOOKED_AT) {
             let blocked = class == Class::Blocked;
             if room(peer, class) == 0 || (!blocked && turn.memory >= Memory::BlockedOnly) {
                 break; // What follows is less urgent still.
             }
-            if !peer.may_ask(turn.now, piece) || !self.may_take(piece, key) {
+            if !takes(piece) {
                 continue;
             }
             let sole = self.assembly.get(piece).is_some_and(|partial| partial.sole().is_some());
@@ -164,16 +225,26 @@ impl Torrent {
                 break;
             }
             // Slower than the rest: only what those others who have this very piece would not reach before.
-            let open = self.open_bytes(piece);
-            let sooner = self.brought_sooner(turn, peer, piece, eta);
-            if sooner.is_some_and(|bytes| peer.snubbed || ahead + open <= bytes) {
-                turn.left_to_others.set(turn.left_to_others.get() || blocked);
-                ahead += open;
-                continue;
+            let sooner = sooner.get_or_insert_with(|| self.who_is_sooner(turn, server, eta));
+            let may_ask = |other| self.peers.get(&other).is_some_and(|other: &Peer| other.may_ask(turn.now, piece));
+            match sooner.blocks_of(peer.snubbed, ahead + free as f64, may_ask) {
+                Sooner::Enough => {
+                    debug_assert!(!plain || left || !blocked, "nobody was told that {piece} is left to others");
+                    turn.left_to_others.set(turn.left_to_others.get() || blocked);
+                    ahead += free as f64;
+                }
+                Sooner::Some => {
+                    found = Some((piece, true));
+                    break;
+                }
+                Sooner::Nothing => {
+                    found = Some((piece, false));
+                    break;
+                }
             }
-            found = Some((piece, sooner.is_some_and(|bytes| bytes > 0.0)));
-            break;
         }
+        // Debug builds take the long way as well.
+        debug_assert!(!plain || found.is_none(), "{server:?} would take {found:?}");
         let (piece, from_the_end) = found?;
         if !self.begin_piece(turn.now, piece, key) {
             // On parole with somebody else; that one is looked at next.
@@ -299,37 +370,88 @@ impl Torrent {
         }
     }
 
-    /// Bytes that others can bring of a piece, in whole blocks, before a block that this peer brings in `eta` seconds;
-    /// `None`: nobody else can be asked for it.
-    fn brought_sooner(&self, turn: &Turn, peer: &Peer, piece: PieceIndex, eta: f64) -> Option<f64> {
-        let able = self.peers.values().filter(|other| {
-            let serves = !other.snubbed && !other.peer_choking && other.may_ask(turn.now, piece);
-            other.key != peer.key && serves && self.may_take(piece, other.key)
-        });
-        let mut blocks = None;
-        for other in able {
-            let mut alone = Crew::default();
-            enlist(&mut alone, other, turn);
-            // Block by block: seven slow peers do not make one that is seven times as quick.
-            let head_start = alone.head_start(eta);
-            *blocks.get_or_insert(0.0) += if head_start > 0.0 { (head_start / BLOCK).floor() + 1.0 } else { 0.0 };
+    /// What each of the others brings before a block that this peer brings in `eta` seconds.
+    fn who_is_sooner(&self, turn: &Turn, server: &Server, eta: f64) -> Others {
+        let mut found = Others::default();
+        for other in self.peers.servers().iter().filter(|other| other.serves && other.key != server.key) {
+            let blocks = blocks_before(other, turn, eta);
+            if other.sure {
+                found.sure_blocks += blocks;
+                found.any_sure = true;
+            } else {
+                found.rest.push((other.key, blocks));
+                found.rest_blocks += blocks;
+            }
         }
-        blocks.map(|blocks: f64| blocks * BLOCK)
+        found
     }
 
-    /// Bytes of a piece that nobody was asked for.
-    fn open_bytes(&self, piece: PieceIndex) -> f64 {
-        let blocks = self.assembly.get(piece).map_or_else(|| self.layout.block_count(piece), |partial| partial.free());
-        blocks as f64 * BLOCK
+    /// Blocks of a piece that nobody was asked for.
+    pub(super) fn free_blocks(&self, piece: PieceIndex) -> usize {
+        self.assembly.get(piece).map_or_else(|| self.layout.block_count(piece), |partial| partial.free())
     }
 }
 
+/// Those who serve us but one, by the blocks that they bring before him.
+#[derive(Debug, Default)]
+struct Others {
+    /// Of those who can be asked for any piece.
+    sure_blocks: f64,
+    any_sure: bool,
+    /// Of those who have some pieces, or are left alone for some.
+    rest: Vec<(PeerKey, f64)>,
+    rest_blocks: f64,
+}
+
+/// What the others can do for a piece, and all before it.
+#[derive(Debug, PartialEq, Eq)]
+enum Sooner {
+    /// All of it.
+    Enough,
+    /// A part.
+    Some,
+    Nothing,
+}
+
+impl Others {
+    /// Whether they bring `wanted` blocks of a piece sooner; `may_ask` knows who can be asked for it. For somebody
+    /// `snubbed` it is enough that there is anybody else.
+    fn blocks_of(&self, snubbed: bool, wanted: f64, may_ask: impl Fn(PeerKey) -> bool) -> Sooner {
+        // Sums of whole numbers: exact in whatever order, so the rest need not be looked through where it decides nothing.
+        if self.any_sure && (snubbed || wanted <= self.sure_blocks) {
+            return Sooner::Enough;
+        }
+        if !snubbed && wanted > self.sure_blocks + self.rest_blocks && self.sure_blocks > 0.0 {
+            return Sooner::Some;
+        }
+        let (mut blocks, mut anybody) = (self.sure_blocks, self.any_sure);
+        for &(key, more) in &self.rest {
+            if anybody && more == 0.0 || !may_ask(key) {
+                continue;
+            }
+            blocks += more;
+            anybody = true;
+            if snubbed || wanted <= blocks {
+                return Sooner::Enough;
+            }
+        }
+        if blocks > 0.0 { Sooner::Some } else { Sooner::Nothing }
+    }
+}
+
+/// Whole blocks that a peer brings before one that somebody else brings in `eta` seconds: seven slow peers do not make
+/// one that is seven times as quick.
+fn blocks_before(server: &Server, turn: &Turn, eta: f64) -> f64 {
+    let head_start = server.crew(turn.mean).head_start(eta);
+    if head_start > 0.0 { (head_start / BLOCK).floor() + 1.0 } else { 0.0 }
+}
+
 /// All who serve us but this one, taken as one source: never slower than they are.
-fn others(turn: &Turn, peer: &Peer) -> Crew {
+fn others(turn: &Turn, server: &Server) -> Crew {
     let mut crew = turn.all;
-    if !peer.peer_choking && !peer.snubbed {
-        crew.rate = (crew.rate - peer.pace.rate_or(turn.now, turn.mean)).max(0.0);
-        crew.outstanding = (crew.outstanding - peer.outstanding_bytes() as f64).max(0.0);
+    if server.serves {
+        crew.rate = (crew.rate - server.rate(turn.mean)).max(0.0);
+        crew.outstanding = (crew.outstanding - server.outstanding_bytes as f64).max(0.0);
     }
     if crew.rate < 1.0 {
         crew.rate = 0.0;
@@ -345,14 +467,20 @@ fn room(peer: &Peer, class: Class) -> usize {
     }
 }
 
-fn eta(peer: &Peer, turn: &Turn) -> f64 {
-    peer.pace.eta(turn.now, peer.outstanding_bytes(), turn.mean)
+/// Whether a peer takes requests at all.
+fn has_place(turn: &Turn, server: &Server) -> bool {
+    // A newcomer may be slow or dead: it gets little to show its worth with, and nothing more once it is late with
+    // that.
+    let on_trial = || !server.proven && (server.requests >= turn.trial_depth || turn.proven && server.late);
+    server.room > 0 && server.rests_until.is_none_or(|until| until <= turn.now) && !on_trial()
 }
 
-fn enlist(crew: &mut Crew, peer: &Peer, turn: &Turn) {
-    let rate = peer.pace.rate_or(turn.now, turn.mean);
-    let rtt = peer.pace.rtt().map_or(0.1, |rtt| rtt.as_secs_f64());
-    crew.add(rate, peer.outstanding_bytes() as f64, rtt);
+fn place_in_queue(turn: &Turn, server: &Server) -> Option<Reverse<(u64, PeerKey)>> {
+    has_place(turn, server).then(|| Reverse(((server.eta(turn.mean) * 1e6) as u64, server.key)))
+}
+
+fn eta(peer: &Peer, turn: &Turn) -> f64 {
+    peer.pace.eta(turn.now, peer.outstanding_bytes(), turn.mean)
 }
 
 /// A peer is not given what it would bring later than this, beyond one request.
@@ -361,12 +489,9 @@ const HORIZON: f64 = 2.0;
 const TRIAL_DEPTH: usize = 4;
 /// Pieces of which newcomers get their shares.
 const FIRST_PIECES: usize = 8;
-/// Requests beyond the usual depth for blocks that a reader waits for.
-const EXTRA: usize = 8;
 const BLOCK: f64 = BLOCK_BYTES as f64;
-/// Bytes per second and seconds of a round trip assumed while nobody has sent anything.
+/// Bytes per second assumed while nobody has sent anything.
 const FRESH_RATE: f64 = 256.0 * 1024.0;
-const FRESH_RTT: f64 = 0.1;
 /// A block of the tail is overdue so much after the time at which it was expected.
 const TAIL_GRACE: Duration = Duration::from_millis(30);
 /// Background requests per peer while somebody waits.
@@ -375,3 +500,35 @@ const WARM_PIPELINE: usize = 2;
 const OPEN_LOOKED_AT: usize = 512;
 const LATE_LOOKED_AT: usize = 64;
 const ENDGAME_PIECES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn looking_at_few_of_the_others_decides_what_looking_at_all_does(
+            sure in proptest::collection::vec(0_u32..20, 0..3),
+            rest in proptest::collection::vec((0_u32..20, any::<bool>()), 0..6),
+            wanted in 1_u32..60,
+            snubbed: bool,
+        ) {
+            let mut others = Others { any_sure: !sure.is_empty(), ..Others::default() };
+            others.sure_blocks = f64::from(sure.iter().sum::<u32>());
+            others.rest = (0..).zip(&rest).map(|(key, (blocks, _))| (PeerKey(key), f64::from(*blocks))).collect();
+            others.rest_blocks = f64::from(rest.iter().map(|(blocks, _)| blocks).sum::<u32>());
+
+            let able: Vec<u32> =
+                sure.iter().copied().chain(rest.iter().filter(|(_, able)| *able).map(|(blocks, _)| *blocks)).collect();
+            let blocks: u32 = able.iter().sum();
+            let dull = match () {
+                () if !able.is_empty() && (snubbed || wanted <= blocks) => Sooner::Enough,
+                () if blocks > 0 => Sooner::Some,
+                () => Sooner::Nothing,
+            };
+            prop_assert_eq!(others.blocks_of(snubbed, wanted.into(), |key| rest[key.0 as usize].1), dull);
+        }
+    }
+}

@@ -63,6 +63,11 @@ impl Torrent {
     pub(super) fn check(&self) {
         assert!(!self.have.has_any_in(&self.unchecked), "a piece both present and unchecked");
         self.assembly.check();
+        self.demand.check();
+        let plans = self.handles.values().filter_map(|handle| Some(handle.planned.as_ref()?.0));
+        assert_eq!(self.next_plan, plans.min(), "a plan that nobody wakes up for");
+        self.peers.check();
+        self.candidates.check();
         self.reads.check();
         self.background.check();
         assert!(self.peers.len() <= self.config.max_peers.max(1), "too many connections");
@@ -81,15 +86,17 @@ impl Torrent {
         // I6: a piece in progress is absent.
         assert!(self.assembly.iter().all(|(piece, _)| self.is_absent(piece)), "a piece in two states");
         for (piece, partial) in self.assembly.iter() {
-            let open = partial.free() > 0;
-            if self.demand.class(piece).is_some() && open {
-                assert!(self.demand.open().any(|(other, _)| other == piece), "open blocks that nobody sees: {piece}");
+            if self.demand.class(piece).is_some() && partial.free() > 0 {
+                let open = self.demand.open().any(|wanted| wanted.piece == piece);
+                assert!(open, "open blocks that nobody sees: {piece}");
             }
             for number in partial.awaited() {
                 let known = partial.requesters(number).all(|key| self.peers.contains_key(&key));
                 assert!(known, "a block of {piece} asked of somebody gone");
             }
         }
+        let stale = self.demand.open().find(|wanted| wanted.free != self.free_blocks(wanted.piece));
+        assert!(stale.is_none() || self.dirty.demand, "another number of free blocks: {stale:?}");
         for piece in self.reads.pieces() {
             assert!(!self.have.has(piece), "a reader waits for {piece}, which is here");
             let seen = self.dirty.demand || self.config.read_only || self.demand.class(piece).is_some();
