@@ -192,15 +192,12 @@ impl Torrent {
         self.finish(now);
     }
 
-    /// What one peer did, in order. Unknown peers (just closed by us) are ignored.
+    /// What one peer did, in order. Of unknown peers (just closed by us) only what they were sent counts.
     pub fn handle_peer_events(&mut self, now: Instant, peer: PeerKey, events: impl IntoIterator<Item = PeerEvent>) {
         let now = self.begin(now);
         for event in events {
             if let Err(reason) = self.peer_event(now, peer, event) {
                 self.close(now, peer, reason);
-            }
-            if !self.peers.contains_key(&peer) {
-                break;
             }
         }
         self.finish(now);

@@ -63,6 +63,9 @@ pub(super) async fn run(
     let end = connection.serve(&mut outbox, &inbox).await;
     debug!(peer = key.0, reason = %end, "connection ended");
     // Only a torrent that has ended does not take this.
+    if let Some(uploaded) = connection.uploader.take_uploaded() {
+        let _ = inbox.send(FromPeer { peer: key, events: Some(vec![uploaded]) }).await;
+    }
     let _ = inbox.send(FromPeer { peer: key, events: None }).await;
 }
 
@@ -187,7 +190,7 @@ impl Connection {
             Err(error) => return Err(End::Io(error)),
         }
         loop {
-            // What was sent is told first: a message may end the connection, and with it whoever listens.
+            // What was sent is told before a message that may end the connection.
             let mut events: Vec<_> = self.uploader.take_uploaded().into_iter().collect();
             let decoded = self.decode(&mut events);
             if !events.is_empty() {

@@ -316,15 +316,12 @@ impl TorrentTask {
     }
 
     fn handle_peer(&mut self, batch: FromPeer) {
-        // What comes from a peer after it was closed is not wanted.
-        if !self.peers.contains_key(&batch.peer) {
-            return;
-        }
         match batch.events {
             Some(events) => self.engine.handle_peer_events(now(), batch.peer, events),
             None => {
-                self.peers.remove(&batch.peer);
-                self.engine.handle_disconnected(now(), batch.peer);
+                if self.peers.remove(&batch.peer).is_some() {
+                    self.engine.handle_disconnected(now(), batch.peer);
+                }
             }
         }
     }

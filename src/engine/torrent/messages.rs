@@ -14,6 +14,10 @@ type Verdict = Result<(), CloseReason>;
 
 impl Torrent {
     pub(super) fn peer_event(&mut self, now: Instant, key: PeerKey, event: PeerEvent) -> Verdict {
+        if let PeerEvent::Uploaded { bytes } = event {
+            // Also when the peer is gone: its connection's last words.
+            self.totals.sent.add(now, bytes);
+        }
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         match event {
             PeerEvent::Message(message) => {
@@ -23,7 +27,6 @@ impl Torrent {
             PeerEvent::Uploaded { bytes } => {
                 peer.sent.add(now, bytes);
                 peer.last_useful = now;
-                self.totals.sent.add(now, bytes);
                 Ok(())
             }
             PeerEvent::Requested => {

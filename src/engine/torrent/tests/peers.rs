@@ -54,6 +54,19 @@ fn blocks_that_nobody_asked_for_are_wasted_and_the_eleventh_closes() {
 }
 
 #[test]
+fn what_a_peer_was_sent_counts_even_when_it_is_told_too_late() {
+    let mut world = World::new(4, 4);
+    world.seed(1);
+    let now = world.now;
+    let events = [PeerEvent::Message(Message::Have(4)), PeerEvent::Uploaded { bytes: 5 }];
+    world.torrent.handle_peer_events(now, PeerKey(1), events);
+    world.torrent.handle_peer_events(now, PeerKey(1), [PeerEvent::Uploaded { bytes: 7 }]);
+    world.drain();
+    assert!(matches!(world.closed[..], [(1, CloseReason::Protocol(_))]));
+    assert_eq!(world.snapshot().uploaded_bytes, 12);
+}
+
+#[test]
 fn numbers_out_of_range_close() {
     let out_of_range = [
         Message::Have(4),
