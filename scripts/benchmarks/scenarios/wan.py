@@ -12,6 +12,7 @@ from ..swarm import GOOD
 FIRST_BYTES = 64 * 1024
 SEEKS, SEEKS_AFTER_PAUSE = 20, 6
 STREAM_BYTES = 64 * MIB
+SETTLE_SECONDS = 6  # a client that fetches on its own never stops
 PAUSE_SECONDS = 90  # a libtorrent seed drops who has asked for nothing for 60 s
 # The stream begins here, eighths of the file; seeks stay before it, so that nothing of it has come with them.
 STREAM_AT = 5
@@ -38,12 +39,24 @@ def streaming(run):
         run.read(at, MIB)
         if time.monotonic() - began > run.limit:
             raise Failed("%d MiB of the stream within %g s" % ((at - offset) // MIB, run.limit))
-    took, excess = time.monotonic() - began, run.swarm.fetched() - before - STREAM_BYTES
+    took = time.monotonic() - began
+    excess = settled(run) - before - STREAM_BYTES
     figures.update(stream=rate(STREAM_BYTES, took), excess=excess / MIB, fetched=run.fetched_mib())
     if hasattr(run.client, "status"):
         status = run.client.status()
         figures["wasted_percent"] = 100 * status["wasted_bytes"] / max(1, status["downloaded_bytes"])
     return {**figures, "peak": run.client.usage().peak_mib}
+
+
+def settled(run):
+    """Bytes fetched once no more come: the reader is gone, what it would have wanted ahead may still be on its way."""
+    fetched, end = run.swarm.fetched(), time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        fetched, before = run.swarm.fetched(), fetched
+        if fetched == before:
+            break
+    return fetched
 
 
 def pause(run):
@@ -106,7 +119,7 @@ def archive(run):
     took = time.monotonic() - began
     if entries != ZIP_ENTRIES or len(member) != ZIP_ENTRY_BYTES:
         raise Failed("%d entries, a member of %d bytes" % (entries, len(member)))
-    return {"list": listed, "member": took, "fetched_mb": run.swarm.fetched() / 1e6, "peak": run.client.usage().peak_mib}
+    return {"list": listed, "member": took, "fetched_mb": settled(run) / 1e6, "peak": run.client.usage().peak_mib}
 
 
 def video(run):
@@ -117,5 +130,5 @@ def video(run):
     decode = lambda *where: run_bounded(
         ["ffmpeg", "-v", "error", *where, "-i", source, "-t", PLAYED_SECONDS, "-f", "null", "-"], run.limit)[0]
     begin, middle = decode(), decode("-ss", MIDDLE_OF_FILM)
-    return {"probe": probe, "begin": begin, "middle": middle, "fetched_mb": run.swarm.fetched() / 1e6,
+    return {"probe": probe, "begin": begin, "middle": middle, "fetched_mb": settled(run) / 1e6,
             "peak": run.client.usage().peak_mib}
