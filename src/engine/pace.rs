@@ -19,6 +19,8 @@ pub(crate) struct Pace {
     /// It has been busy sending since the last block.
     in_burst: bool,
     last_block: Option<Instant>,
+    /// Until when time without blocks has been counted.
+    missed_at: Option<Instant>,
     /// Smallest time from request to block of this and the last period.
     rtt: [Option<Duration>; 2],
     rtt_since: Option<Instant>,
@@ -47,8 +49,11 @@ impl Pace {
     pub(crate) fn block(&mut self, now: Instant, sent: Instant, expected: Duration, bytes: u32) {
         let took = now.saturating_duration_since(sent);
         self.sample_rtt(now, took);
-        let miss = (took.as_secs_f64() - expected.as_secs_f64()).abs();
-        self.deviation += (miss - self.deviation) / 8.0;
+        if self.samples > 0 {
+            // Before, what was expected was a guess.
+            let miss = (took.as_secs_f64() - expected.as_secs_f64()).abs();
+            self.deviation += (miss - self.deviation) / 8.0;
+        }
         if let Some(depth) = &mut self.slow_start {
             *depth += 1.0;
         }
@@ -69,6 +74,19 @@ impl Pace {
         let enough = if self.samples < FEW_SAMPLES { FIRST_BIN } else { BIN };
         if self.measured.1 >= enough.as_secs_f64() {
             self.sample_rate();
+        }
+    }
+
+    /// What it was asked at `sent` is late, and somebody else has brought it: time in which nothing came.
+    pub(crate) fn missed(&mut self, now: Instant, sent: Instant) {
+        let counted = [self.last_block, self.missed_at].into_iter().flatten().fold(sent, Instant::max);
+        self.missed_at = Some(now);
+        if self.samples > 0 {
+            self.rate *= MISSED;
+            self.measured.1 += now.saturating_duration_since(counted).as_secs_f64();
+            if self.measured.1 >= BIN.as_secs_f64() {
+                self.sample_rate();
+            }
         }
     }
 
@@ -181,6 +199,8 @@ const SILENT: Duration = Duration::from_secs(10);
 const RTT_PERIOD: Duration = Duration::from_secs(20);
 /// Round trip assumed of a peer that sent nothing yet.
 pub(crate) const FRESH_RTT: Duration = Duration::from_millis(100);
+/// What is left of a peer's rate with each block that others had to bring; it comes back with what it sends.
+const MISSED: f64 = 0.85;
 const MIN_SPREAD: f64 = 0.2;
 const FIRST_DEPTH: f64 = 16.0;
 const MIN_DEPTH: f64 = 2.0;

@@ -45,6 +45,7 @@ pub enum Some_ {
     None,
     All,
     First(u64),
+    After(u64),
     Part(f64),
 }
 
@@ -351,6 +352,7 @@ fn requested(world: &mut World, node: usize, connection: usize, request: BlockRe
         Some_::None => false,
         Some_::All => true,
         Some_::First(first) => count <= first,
+        Some_::After(first) => count > first,
         Some_::Part(part) => chance < part,
     };
     let behaviour = script.behaviour.clone();

@@ -173,8 +173,9 @@ impl Cursor {
 const LONG_PROOF: u64 = FIRST_WINDOW;
 /// How far behind the highest contiguous offset a late read may be.
 const BACK_TOLERANCE: u64 = MIB;
-/// How far ahead of it an early one may be: once the window is open, and before.
-const FORWARD_TOLERANCE: u64 = 16 * MIB;
+/// How far ahead of it an early one may be: once the window is open, and before. Farther is a seek: what lies between
+/// must not be fetched before what is read now.
+const FORWARD_TOLERANCE: u64 = 2 * MIB;
 const FORWARD_TOLERANCE_UNPROVEN: u64 = MIB;
 /// Reading that went on beyond a gap for so long, or with the gap open for so long, has skipped it.
 const LONG_ISLAND: u64 = 2 * MIB;

@@ -22,7 +22,8 @@ impl Torrent {
         }
         let expected = expected.min(EXPECTED_MAX);
         let patience = Duration::from_secs_f64(expected + peer.pace.spread(expected));
-        let due = now + patience.min(EXPIRY);
+        // What is expected of a newcomer is a guess.
+        let due = now + patience.min(if peer.pace.is_proven() { EXPIRY } else { HASTE });
         let expected = Duration::from_secs_f64(expected);
         peer.ask(now, block, NewRequest { expected, due, bytes: range.length, warm });
         self.due.insert((due, key, block));
@@ -132,6 +133,10 @@ impl Torrent {
         let silent = |sent| peer.last_block.is_none_or(|last| last < sent);
         let late =
             peer.request(block).filter(|request| request.late && silent(request.sent)).map(|request| request.sent);
+        if let Some(sent) = peer.request(block).filter(|request| request.late).map(|request| request.sent) {
+            // Who answers some requests and drops others is slower than what he sends comes.
+            peer.pace.missed(now, sent);
+        }
         if let Some(sent) = late {
             let until = peer.failed(now, sent);
             self.wake.insert((until, key));
@@ -142,11 +147,17 @@ impl Torrent {
     /// The last blocks of a piece that readers wait for are expected by what is known now, not by what was known when
     /// they were asked: a peer that turns out slow or dead must not hold them.
     fn hasten_tail(&mut self, now: Instant, piece: PieceIndex) {
-        let tail = |partial: &Partial| partial.free() == 0 && partial.awaited().take(TAIL + 1).count() <= TAIL;
-        if self.demand.class(piece) != Some(Class::Blocked) || !self.assembly.get(piece).is_some_and(tail) {
+        let awaited = |partial: &Partial| partial.awaited().take(TAIL_MAX + 1).count();
+        let Some(awaited) = self.assembly.get(piece).filter(|partial| partial.free() == 0).map(awaited) else { return };
+        // A longer tail is looked at now and then: it is soon over if all goes well, and else one of many peers holds it.
+        let now_and_then = awaited <= TAIL_MAX && awaited.is_multiple_of(TAIL);
+        if self.demand.class(piece) != Some(Class::Blocked) || (awaited > TAIL && !now_and_then) {
             return;
         }
         let turn = self.turn(now);
+        if awaited > TAIL && !turn.brings_within(awaited, TAIL_SECONDS) {
+            return;
+        }
         for (key, block) in self.asked_for(piece) {
             let Some(peer) = self.peers.get(&key) else { continue };
             let Some(request) = peer.request(block).filter(|request| !request.late) else { continue };
@@ -277,8 +288,11 @@ fn wire(range: BlockRef) -> BlockRequest {
 /// A request without an answer for this long is as good as none, from a peer that sends nothing else either.
 const EXPIRY: Duration = Duration::from_secs(20);
 const EXPECTED_MAX: f64 = 60.0;
-/// Blocks of a piece whose arrival is looked at block by block.
+/// Blocks of a piece whose arrival is looked at block by block; more of them, up to a bound and if all together could
+/// send them so soon, once for so many.
 const TAIL: usize = 16;
+const TAIL_MAX: usize = 512;
+const TAIL_SECONDS: f64 = 0.3;
 const RECHECK: Duration = Duration::from_secs(5);
-/// A block that a reader waits for is hedged after this long at most, however slow its peer was known to be.
+/// A block that was asked before a reader waited for it, or of a newcomer, is hedged after this long at most.
 const HASTE: Duration = Duration::from_secs(1);

@@ -42,6 +42,13 @@ pub(super) struct Turn {
     trial_depth: usize,
 }
 
+impl Turn {
+    /// Whether all who serve us could send so many blocks within some seconds.
+    pub(super) fn brings_within(&self, blocks: usize, seconds: f64) -> bool {
+        blocks as f64 * BLOCK <= seconds * self.all.rate
+    }
+}
+
 impl Torrent {
     pub(super) fn fill(&mut self, now: Instant) {
         let everybody = std::mem::take(&mut self.dirty.everybody);
@@ -131,8 +138,12 @@ impl Torrent {
 
     /// The next block for a peer, by class.
     fn pick(&mut self, turn: &Turn, server: &Server, eta: f64) -> Option<BlockId> {
-        self.pick_late(turn, server.key, eta)
+        let late = self.pick_late(turn, server.key, eta);
+        // What is late ahead of a reader comes after what one waits for, and before the rest ahead.
+        let waits = || self.demand.open().next().is_some_and(|open| open.class == Class::Blocked);
+        late.filter(|block| self.demand.class(block.piece) == Some(Class::Blocked) || !waits())
             .or_else(|| self.pick_in_time(turn, server, eta))
+            .or(late)
             .or_else(|| self.pick_in_background(turn, server.key, eta))
     }
 
@@ -186,7 +197,14 @@ impl Torrent {
             !asked && peer.may_ask(turn.now, block.piece) && self.may_take(block.piece, key)
         };
         let urgency = |block: &&BlockId| (self.demand.rank(block.piece).unwrap_or(u32::MAX), **block);
-        self.late.iter().take(LATE_LOOKED_AT).filter(suits).min_by_key(urgency).copied()
+        if self.late.len() <= LATE_LOOKED_AT {
+            return self.late.iter().filter(suits).min_by_key(urgency).copied();
+        }
+        // By pieces, in the order of their need: what only one peer has must not hide what others could bring.
+        let late_of = |piece| self.late.range(BlockId { piece, number: 0 }..=BlockId { piece, number: u32::MAX });
+        let pieces = self.demand.ordered().take(OPEN_LOOKED_AT);
+        let takes = |piece: &PieceIndex| peer.may_ask(turn.now, *piece) && self.may_take(*piece, key);
+        pieces.filter(takes).flat_map(late_of).find(suits).copied()
     }
 
     /// The most urgent open block that the others would not bring sooner.

@@ -88,7 +88,8 @@ impl Torrent {
         self.background.availability.remove_one(piece, was_seed);
         self.free_requests(now, key, |_, block| block.piece == piece);
         self.dirty.everybody = true;
-        Ok(())
+        // Each costs a look at all pieces, and `have` may follow: not a thousand times a second.
+        self.useless(now, key)
     }
 }
 
