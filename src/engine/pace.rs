@@ -69,7 +69,9 @@ impl Pace {
             return;
         };
         self.measured.0 += u64::from(bytes);
-        self.measured.1 += now.saturating_duration_since(last).as_secs_f64();
+        // Time that a missed block has been charged with counts once.
+        let since = self.missed_at.map_or(last, |missed| missed.max(last));
+        self.measured.1 += now.saturating_duration_since(since).as_secs_f64();
         // The first short bursts must do for a first estimate.
         let enough = if self.samples < FEW_SAMPLES { FIRST_BIN } else { BIN };
         if self.measured.1 >= enough.as_secs_f64() {
