@@ -2,6 +2,8 @@
 //!
 //! The only room that prints, forks, reads the environment and ends the process.
 
+mod add;
+mod answers;
 mod args;
 pub mod cache;
 mod completions;
@@ -24,6 +26,7 @@ mod status;
 mod text;
 mod torrents;
 mod umount;
+mod watching;
 
 use clap::Parser;
 
@@ -44,6 +47,8 @@ pub fn main() -> i32 {
     let outcome = match cli.command {
         Command::Mount(args) => mount::run(*args),
         Command::Umount(args) => umount::run(&args),
+        Command::Add(args) => add::add(&args),
+        Command::Remove(args) => add::remove(&args),
         Command::Status(args) => status::run(&args),
         Command::Show(args) => show::run(args).map(|()| exit::OK),
         Command::Create(args) => create::run(args).map(|()| exit::OK),

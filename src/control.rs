@@ -1,16 +1,23 @@
-//! Looking into a running process and telling it to end: one Unix socket a process, lines of JSON.
+//! Looking into a running process and telling it what to do: one Unix socket a process, lines of JSON.
 //!
-//! One [`Status`] type stands behind every view, so that they cannot disagree. Nothing here changes a torrent.
+//! One [`Status`] type stands behind every view, so that they cannot disagree. [`Changes`] is how torrents come and go,
+//! whether somebody asks for it here or a watched directory does.
 
+mod changes;
 mod client;
 mod socket;
 mod status;
 mod torrent_status;
+mod watch;
 
-pub use client::{ask, sockets};
-pub use socket::{Control, prepare_directory};
+pub use changes::{Changes, Common, NotFound};
+pub use client::{ask, ask_with, sockets};
+pub use socket::{Control, Responder, prepare_directory};
 pub use status::{Status, StatusSource, Warning};
 pub use torrent_status::{FileStatus, PeerStatus, ReadStatus, TorrentStatus, TrackerStatus};
+pub use watch::{Shelf, Watch};
+
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +36,23 @@ pub enum Request {
     /// End: fail waiting reads, detach the mount, say `stopped`. Answered by `{"ok":true}` before it is done; it is done
     /// when the process closes the connection.
     Umount,
+    /// Mount one more torrent, whose file follows the line. Answered by `{"ok":true,"path":"...","info_hash":"..."}`.
+    Add {
+        /// Bytes of the torrent file.
+        bytes: u64,
+        /// Peers to connect to, too.
+        #[serde(default)]
+        peers: Vec<SocketAddr>,
+        /// Trackers to ask, too.
+        #[serde(default)]
+        trackers: Vec<String>,
+    },
+    /// Take a torrent out: its name in the mount (with the folders that it is in), or its info-hash or the beginning of
+    /// one. Answered as `add`, when it has left its swarm.
+    Remove {
+        /// Which.
+        torrent: String,
+    },
 }
 
 /// What comes back, a line each.
@@ -45,6 +69,24 @@ pub struct Response {
     /// The answer to `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// Where the torrent that came or went is (or was) shown, from the root of the mount on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Its info-hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info_hash: Option<String>,
+}
+
+impl Response {
+    /// Done, and nothing to tell.
+    pub fn done() -> Self {
+        Self { ok: true, error: None, pid: None, status: None, path: None, info_hash: None }
+    }
+
+    /// Not done, and why.
+    pub fn refused(error: impl Into<String>) -> Self {
+        Self { ok: false, error: Some(error.into()), ..Self::done() }
+    }
 }
 
 fn default_files() -> usize {

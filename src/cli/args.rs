@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{cache, completions, create, man, show};
+use super::{add, cache, completions, create, man, show};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -27,11 +27,16 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Mount torrents as a read-only directory: what is read is fetched, checked and kept
-    #[command(after_help = MOUNT_EXAMPLES, after_long_help = MOUNT_EXAMPLES)]
+    #[command(after_help = MOUNT_EXAMPLES, after_long_help = MOUNT_EXAMPLES, allow_missing_positional = true)]
     Mount(Box<MountArgs>),
     /// Unmount, also while files are open or reads wait
     #[command(visible_alias = "unmount")]
     Umount(UmountArgs),
+    /// Mount more torrents where others are mounted already
+    Add(add::Add),
+    /// Take torrents out of a mount
+    #[command(visible_alias = "rm")]
+    Remove(add::Remove),
     /// Show what the running mounts and seeds are doing
     Status(StatusArgs),
     /// Show what is in a torrent file
@@ -57,11 +62,15 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// A .torrent file, or an http(s) URL of one; several become several names in the mount
-    #[arg(required = true, num_args = 1.., value_name = "TORRENT", value_hint = ValueHint::FilePath)]
+    #[arg(required_unless_present = "watch", num_args = 1.., value_name = "TORRENT", value_hint = ValueHint::FilePath)]
     pub torrents: Vec<OsString>,
     /// An empty directory to mount on
     #[arg(required = true, value_name = "MOUNTPOINT", value_hint = ValueHint::DirPath)]
     pub mountpoint: PathBuf,
+    /// Mount every torrent file in this directory as well, as long as it lies there; directories in it become directories
+    /// in the mount
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub watch: Option<PathBuf>,
     /// Stay in the foreground, with a live status line on a terminal
     #[arg(short, long)]
     pub foreground: bool,
@@ -302,6 +311,7 @@ shares what it has (--no-upload turns that off).";
 const EXAMPLES: &str = "Examples:
   btfs mount debian.torrent /mnt/debian     mount, and go on in the background
   btfs status --watch                       what is being fetched, from whom, who waits
+  btfs add /mnt/debian fedora.torrent       one more in the same mount; btfs remove takes it out
   btfs umount /mnt/debian                   done
   btfs create ~/films -o films.torrent -a https://tracker.example/announce
   btfs seed films.torrent ~/films           share files that are here
@@ -311,6 +321,7 @@ const MOUNT_EXAMPLES: &str = "Examples:
   btfs mount film.torrent /mnt/film                    only what is read is fetched
   btfs mount --fill all film.torrent /mnt/film         fetch the rest, too
   btfs mount a.torrent b.torrent /mnt/both             several torrents in one mount
+  btfs mount --watch ~/torrents /mnt/all               what is dropped there appears, what is removed goes
   btfs mount -f --peer 192.0.2.7:6881 film.torrent m   in the foreground, with a peer you know
   btfs mount -o ro,allow_other,uid=1000 film.torrent m mount(8)-style options
 

@@ -19,7 +19,7 @@ use super::args::{Cli, Command, DemoArgs};
 use super::logging::{self, Target};
 use super::{create, exit, status, text, torrents};
 use crate::base::size::Bytes;
-use crate::control::StatusSource;
+use crate::control::{Changes, Common, StatusSource};
 use crate::engine::Fill;
 use crate::fs::{Mount, MountConfig, detach};
 use crate::net::{AddTorrent, Session, SessionConfig, TorrentHandle};
@@ -136,8 +136,8 @@ fn show(
     ensure!(fs::read(original.join("film.bin"))?.starts_with(&half), "film.bin is not what it should be");
     say("status", "of film.bin the first half is read, too; `btfs status` says:");
     let source = StatusSource {
-        session: reader.clone(),
-        mount: Some(mount.clone()),
+        changes: Arc::new(Changes::new(reader.clone(), Some(mount.clone()), Common::default())),
+        watching: None,
         mountpoint: Some(mountpoint.clone()),
         command: "mount",
         started: beginning,

@@ -1,14 +1,20 @@
 //! `btfs mount`: returns when the mount answers and goes on in the background, or stays (`-f`).
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
 
 use super::args::MountArgs;
 use super::process::{self, Parts, Process};
 use super::torrents::{self, Named};
+use super::watching::InMount;
 use super::{daemon, exit, logging, mountpoint, options, text};
 use crate::base::size::Bytes;
+use crate::control::{Changes, Common, Watch};
 use crate::fs::{Mount, MountConfig, prepare_mountpoint};
 use crate::net::{AddTorrent, SessionConfig};
 use crate::proto::metainfo::{EntryKind, Metainfo};
@@ -23,6 +29,8 @@ pub(crate) fn run(mut args: MountArgs) -> anyhow::Result<i32> {
     let read_timeout = Some(args.read_timeout).filter(|timeout| !timeout.is_zero());
     let session = args.swarm.session_config(read_timeout, args.fill.into())?;
     args.mountpoint = std::path::absolute(&args.mountpoint)?;
+    args.watch = args.watch.map(std::path::absolute).transpose()?;
+    args.watch.as_deref().map(watched).transpose()?;
     if args.manner.fake {
         return Ok(exit::OK);
     }
@@ -56,11 +64,14 @@ fn serve(
     // Open until the mount has been refused or made.
     let log_directory = logging.directory();
     let upload = session.upload;
+    let watched = args.watch.as_deref().map(watched).transpose()?;
+    let cache = session.cache_dir.clone();
     let session = process.session(session)?;
     let started = (|| {
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
         let log = log_directory.as_ref().and_then(|directory| directory.metadata().ok());
-        let mut avoid = Vec::from_iter(log.map(identity));
+        let watched = watched.as_ref().and_then(|directory| directory.metadata().ok());
+        let mut avoid = Vec::from_iter(log.into_iter().chain(watched).chain(cache.metadata().ok()).map(identity));
         for metainfo in &torrents {
             let added = session.add(AddTorrent {
                 metainfo: metainfo.clone(),
@@ -77,6 +88,7 @@ fn serve(
             uid: args.uid,
             gid: args.gid,
             readahead: args.readahead,
+            data: Some(cache.clone()),
             options: args.options.clone(),
         };
         Ok(Mount::start(config, &session.torrents(), &avoid)?)
@@ -90,9 +102,17 @@ fn serve(
     };
     exit::set_mounted(Some(&mount));
     let warnings = logging.last_warnings();
+    let common = Common { peers: args.swarm.peers.clone(), trackers: args.swarm.trackers.clone() };
+    let changes = Changes::new(session, Some(Arc::new(mount)), common);
+    let mut watch = args.watch.clone().map(Watch::new);
+    if let Some(watch) = &mut watch {
+        // What lies there now is there from the start.
+        watch.look(Instant::now(), &InMount(&changes));
+    }
+    let found = watch.as_ref().map(|watch| (watch.directory().to_owned(), watch.shown()));
     let parts = Parts {
-        session,
-        mount: Some(mount),
+        changes,
+        watch,
         mountpoint: Some(mountpoint.clone()),
         warnings: warnings.clone(),
         log: target.describe(),
@@ -100,7 +120,11 @@ fn serve(
     let running = process.run("mount", parts);
     tracing::info!(mountpoint = %mountpoint.display(), torrents = torrents.len(), "mounted");
     if !args.manner.quiet {
-        announce(&torrents, &mountpoint, upload);
+        announce(&torrents, &mountpoint, found);
+        text::say(match upload {
+            true => "while mounted, what was fetched is shared with other peers; --no-upload turns that off",
+            false => "nothing is shared with other peers (--no-upload)",
+        });
     }
     if let Some(ready) = ready {
         // From now on they go to the log only.
@@ -110,10 +134,11 @@ fn serve(
     running.until_end(!background)
 }
 
-/// What is mounted where, and that it shares.
-fn announce(torrents: &[Arc<Metainfo>], mountpoint: &Path, upload: bool) {
+/// What is mounted where; `found`: a directory that is watched, and how many more were in it.
+fn announce(torrents: &[Arc<Metainfo>], mountpoint: &Path, found: Option<(PathBuf, usize)>) {
     let place = text::safe(mountpoint::text(mountpoint));
     match torrents {
+        [] => {}
         [torrent] => {
             let files = torrent.entries.iter().filter(|entry| !matches!(entry.kind, EntryKind::Padding)).count();
             let size = Bytes(torrent.layout.total_bytes());
@@ -125,10 +150,19 @@ fn announce(torrents: &[Arc<Metainfo>], mountpoint: &Path, upload: bool) {
             text::say(format_args!("mounted {} torrents ({size}) at {place}", torrents.len()));
         }
     }
-    text::say(match upload {
-        true => "while mounted, what was fetched is shared with other peers; --no-upload turns that off",
-        false => "nothing is shared with other peers (--no-upload)",
-    });
+    if let Some((directory, count)) = found {
+        let directory = text::safe(mountpoint::text(&directory));
+        let torrents = if count == 1 { "torrent" } else { "torrents" };
+        text::say(format_args!("mounted what is in {directory} at {place}: {count} {torrents} now, and what comes"));
+    }
+}
+
+/// Opens a directory that is to be watched.
+fn watched(directory: &Path) -> anyhow::Result<File> {
+    let name = || text::safe(mountpoint::text(directory));
+    let opened = File::open(directory).with_context(name)?;
+    anyhow::ensure!(opened.metadata().with_context(name)?.is_dir(), "{}: not a directory, to be watched", name());
+    Ok(opened)
 }
 
 /// Refuses a cache directory that would lie below the mount, before it is made.

@@ -10,11 +10,12 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::answers::Answers;
 use super::logging::LastWarnings;
 use super::torrents::{self, Named};
+use super::watching::Watching;
 use super::{daemon, exit, live, paths, text};
-use crate::control::{Control, StatusSource, Warning, prepare_directory};
-use crate::fs::Mount;
+use crate::control::{Changes, Control, StatusSource, Warning, Watch, prepare_directory};
 use crate::net::{Session, SessionConfig, SessionError, TorrentHandle};
 use crate::proto::metainfo::Metainfo;
 use crate::storage::StorageError;
@@ -106,18 +107,18 @@ impl Process {
 
     /// Everything is up: opens the control socket and watches the mount.
     pub(crate) fn run(self, command: &'static str, parts: Parts) -> Running {
-        let Parts { session, mount, mountpoint, warnings, log } = parts;
-        let mount = mount.map(Arc::new);
+        let Parts { changes, watch, mountpoint, warnings, log } = parts;
+        let changes = Arc::new(changes);
         let source = Arc::new(StatusSource {
-            session,
-            mount: mount.clone(),
+            changes: changes.clone(),
+            watching: watch.as_ref().map(|watch| watch.directory().to_owned()),
             mountpoint,
             command,
             started: self.started,
             log,
             warnings: Box::new(move || -> Vec<Warning> { warnings.list() }),
         });
-        if let Some(mount) = mount {
+        if let Some(mount) = changes.mount() {
             let end = self.end.clone();
             let watcher = std::thread::Builder::new().name("unmounted".into()).spawn(move || {
                 mount.wait_unmounted();
@@ -136,24 +137,26 @@ impl Process {
         };
         if let Some(control) = &control {
             let mountpoint = source.mountpoint.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-            let text =
-                format!("pid {}\nmount {mountpoint}\ncontrol {}\n", std::process::id(), control.path().display());
-            for torrent in source.session.torrents() {
-                let _ = torrent.store().describe_owner(&text);
-            }
+            let (pid, socket) = (std::process::id(), control.path().display());
+            changes.sign(format!("pid {pid}\nmount {mountpoint}\ncontrol {socket}\n"));
         }
-        Running { process: self, source, control }
+        let watching = watch.and_then(|watch| match Watching::start(watch, changes) {
+            Ok(watching) => Some(watching),
+            Err(error) => {
+                tracing::error!(%error, "the directory is not watched any more");
+                None
+            }
+        });
+        Running { process: self, source, control, watching }
     }
 
     fn control(&self, source: &Arc<StatusSource>) -> anyhow::Result<Control> {
         let (uid, _) = paths::who();
         let mut problem = anyhow::anyhow!("no directory for it");
         for directory in paths::control_directories() {
-            let (source, end) = (source.clone(), self.end.clone());
-            let started = prepare_directory(&directory, uid).and_then(|()| {
-                let umount = move || _ = end.send(End::Asked);
-                Control::start(&directory, self.runtime.handle(), move |files| source.collect(files), umount)
-            });
+            let answers = Arc::new(Answers::new(source.clone(), self.end.clone()));
+            let started = prepare_directory(&directory, uid)
+                .and_then(|()| Control::start(&directory, self.runtime.handle(), answers));
             match started {
                 Ok(control) => return Ok(control),
                 Err(error) => problem = anyhow::Error::new(error).context(directory.display().to_string()),
@@ -175,10 +178,10 @@ pub(crate) fn explain(error: SessionError) -> anyhow::Error {
 
 /// What a process is made of.
 pub(crate) struct Parts {
-    /// Its swarms.
-    pub(crate) session: Session,
-    /// Its mount.
-    pub(crate) mount: Option<Mount>,
+    /// Its torrents, and its mount.
+    pub(crate) changes: Changes,
+    /// The directory whose torrent files it mounts.
+    pub(crate) watch: Option<Watch>,
     /// Where.
     pub(crate) mountpoint: Option<PathBuf>,
     /// What went wrong lately.
@@ -192,12 +195,13 @@ pub(crate) struct Running {
     process: Process,
     source: Arc<StatusSource>,
     control: Option<Control>,
+    watching: Option<Watching>,
 }
 
 impl Running {
     /// Its torrents.
     pub(crate) fn torrents(&self) -> Vec<TorrentHandle> {
-        self.source.session.torrents()
+        self.source.changes.session().torrents()
     }
 
     /// What it is doing.
@@ -239,8 +243,9 @@ impl Running {
         });
         drop(hurry);
         // The swarm is left while the kernel lets go of the mount, which may wait for open files.
-        let session = self.source.session.clone();
-        if let Some(mount) = self.source.mount.clone() {
+        self.watching.take();
+        let session = self.source.changes.session().clone();
+        if let Some(mount) = self.source.changes.mount() {
             let (done, unmounted) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
                 mount.unmount();

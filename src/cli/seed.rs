@@ -14,7 +14,7 @@ use super::exit::UsageError;
 use super::process::{Parts, Process, Running};
 use super::{logging, text, torrents};
 use crate::base::size::Bytes;
-use crate::control::Status;
+use crate::control::{Changes, Common, Status};
 use crate::engine::Fill;
 use crate::net::AddTorrent;
 
@@ -44,7 +44,8 @@ pub(crate) fn run(args: SeedArgs) -> anyhow::Result<i32> {
         }
     }
     let warnings = logging.last_warnings();
-    let parts = Parts { session, mount: None, mountpoint: None, warnings, log: target.describe() };
+    let changes = Changes::new(session, None, Common::default());
+    let parts = Parts { changes, watch: None, mountpoint: None, warnings, log: target.describe() };
     let mut running = process.run("seed", parts);
     if let Some(end) = check(&mut running)? {
         running.end(end);
@@ -52,7 +53,7 @@ pub(crate) fn run(args: SeedArgs) -> anyhow::Result<i32> {
     let status = running.source().collect(0);
     if status.torrents.iter().all(|torrent| torrent.have_pieces == 0) {
         // Nothing to share: who sees only the exit status must learn it, too.
-        running.source().session.shutdown();
+        running.source().changes.session().shutdown();
         bail!("none of the data is what the torrent says: nothing to share");
     }
     if args.json {

@@ -122,6 +122,9 @@ pub(crate) fn human(status: &Status) -> String {
         pid => format!("pid {pid}"),
     };
     let _ = writeln!(text, "{place}   {pid}, port {}, up {up}", status.port);
+    if let Some(directory) = &status.watching {
+        let _ = writeln!(text, "  watching   {}", safe(directory));
+    }
     for torrent in &status.torrents {
         torrent_lines(&mut text, torrent);
     }
@@ -140,6 +143,9 @@ pub(crate) fn human(status: &Status) -> String {
 
 fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
     let _ = writeln!(text, "\n  {}   {}", safe(&torrent.name), torrent.info_hash);
+    if let Some(path) = torrent.path.as_ref().filter(|path| **path != torrent.name) {
+        let _ = writeln!(text, "    shown as   {}", safe(path));
+    }
     if !torrent.responding {
         let _ = writeln!(text, "    it does not answer");
         return;

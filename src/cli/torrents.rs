@@ -18,26 +18,40 @@ use crate::proto::metainfo::{MAX_TORRENT_BYTES, Metainfo};
 
 /// A torrent as it was named.
 #[derive(Debug, Clone)]
-pub(crate) enum Named {
+pub(crate) enum Named<T = Arc<Metainfo>> {
     /// A file, parsed.
-    Parsed(Arc<Metainfo>),
+    Parsed(T),
     /// A URL, to be fetched when there is a runtime.
     Url(String),
 }
 
 /// Reads and judges a torrent file; only notes a URL.
 pub(crate) fn load(name: &OsStr) -> anyhow::Result<Named> {
+    Ok(match load_file(name)?.1 {
+        Named::Parsed((_, metainfo)) => Named::Parsed(metainfo),
+        Named::Url(url) => Named::Url(url),
+    })
+}
+
+/// A torrent as it was named, with the bytes of its file.
+pub(crate) type NamedFile = Named<(Vec<u8>, Arc<Metainfo>)>;
+
+/// As [`load`], with the bytes of the file, and what it is called on a terminal.
+pub(crate) fn load_file(name: &OsStr) -> anyhow::Result<(String, NamedFile)> {
+    let called = safe(name.as_bytes());
     match name.to_str() {
         Some("") => return Err(UsageError("TORRENT must not be empty".to_owned()).into()),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            return Ok(Named::Url(url.to_owned()));
+            return Ok((called, Named::Url(url.to_owned())));
         }
         Some(url) if url.starts_with("magnet:") => {
-            bail!("{}: magnet links are not supported yet: name a .torrent file or an http(s) URL of one", safe(url));
+            bail!("{called}: magnet links are not supported yet: name a .torrent file or an http(s) URL of one");
         }
         _ => {}
     }
-    parse(&safe(name.as_bytes()), &read(Path::new(name))?).map(Named::Parsed)
+    let bytes = read(Path::new(name))?;
+    let metainfo = parse(&called, &bytes)?;
+    Ok((called, Named::Parsed((bytes, metainfo))))
 }
 
 /// Reads a torrent file, not more of it than a torrent can have.

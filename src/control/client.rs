@@ -53,12 +53,26 @@ fn probe(path: &Path) -> io::Result<()> {
 /// # Errors
 /// The socket's, [`io::ErrorKind::InvalidData`] for an answer that is none, `TimedOut` or `WouldBlock` after `timeout`.
 pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> io::Result<(Response, UnixStream)> {
+    ask_with(socket, request, &[], timeout)
+}
+
+/// As [`ask`], with bytes that follow the request.
+///
+/// # Errors
+/// As those of [`ask`].
+pub fn ask_with(
+    socket: &Path,
+    request: &Request,
+    bytes: &[u8],
+    timeout: Duration,
+) -> io::Result<(Response, UnixStream)> {
     let mut stream = connect(socket, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
+    stream.write_all(bytes)?;
     let mut answer = Vec::new();
     BufReader::new((&stream).take(MAX_ANSWER_BYTES)).read_until(b'\n', &mut answer)?;
     if answer.is_empty() {

@@ -1,8 +1,9 @@
 //! The answering side: `btfs-<pid>.sock`, mode 0600, in a directory of mode 0700 that is ours.
 //!
-//! Lines are bounded, a line that is garbage gets an error line and the connection lives; a silent connection is closed.
+//! Lines and what follows them are bounded, a line that is garbage gets an error line and the connection lives; a silent connection is closed.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 
 use super::client::is_answered;
 use super::{Request, Response, Status};
+use crate::proto::metainfo::MAX_TORRENT_BYTES;
 
 /// A listening control socket; dropping it removes the file and ends the connections.
 #[derive(Debug)]
@@ -24,18 +26,27 @@ pub struct Control {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// Who answers. All but [`end`](Self::end) may block: they are called on blocking threads.
+pub trait Responder: Send + Sync + 'static {
+    /// The state, with at most so many files of each torrent.
+    fn status(&self, files: usize) -> Status;
+    /// The process is to end.
+    fn end(&self);
+    /// A torrent is to come, whose file is `file`.
+    fn add(&self, file: Vec<u8>, peers: Vec<SocketAddr>, trackers: Vec<String>) -> Response;
+    /// A torrent is to go.
+    fn remove(&self, torrent: &str) -> Response;
+}
+
 impl Control {
     /// Listens in `directory` (see [`prepare_directory`]).
-    ///
-    /// `status` may block, it is called on a blocking thread with the number of files wanted; `umount` may not.
     ///
     /// # Errors
     /// The system's, when the socket cannot be made.
     pub fn start(
         directory: &Path,
         runtime: &tokio::runtime::Handle,
-        status: impl Fn(usize) -> Status + Send + Sync + 'static,
-        umount: impl Fn() + Send + Sync + 'static,
+        responder: Arc<dyn Responder>,
     ) -> io::Result<Self> {
         let path = free_path(directory);
         match std::fs::remove_file(&path) {
@@ -48,8 +59,7 @@ impl Control {
         listener.set_nonblocking(true)?;
         let _guard = runtime.enter();
         let listener = UnixListener::from_std(listener)?;
-        let answers = Arc::new(Answers { status: Box::new(status), umount: Box::new(umount) });
-        let task = runtime.spawn(accept(listener, answers));
+        let task = runtime.spawn(accept(listener, responder));
         Ok(Self { path, task })
     }
 
@@ -110,12 +120,7 @@ pub(super) fn short_path(path: &Path) -> io::Result<PathBuf> {
     Ok(short)
 }
 
-struct Answers {
-    status: Box<dyn Fn(usize) -> Status + Send + Sync>,
-    umount: Box<dyn Fn() + Send + Sync>,
-}
-
-async fn accept(listener: UnixListener, answers: Arc<Answers>) {
+async fn accept(listener: UnixListener, responder: Arc<dyn Responder>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -123,9 +128,9 @@ async fn accept(listener: UnixListener, answers: Arc<Answers>) {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answers = answers.clone();
+                let responder = responder.clone();
                 connections.spawn(async move {
-                    if let Err(error) = serve(stream, &answers).await {
+                    if let Err(error) = serve(stream, &responder).await {
                         tracing::debug!(%error, "control connection ended");
                     }
                     drop(slot);
@@ -140,7 +145,7 @@ async fn accept(listener: UnixListener, answers: Arc<Answers>) {
     }
 }
 
-async fn serve(stream: UnixStream, answers: &Arc<Answers>) -> io::Result<()> {
+async fn serve(stream: UnixStream, responder: &Arc<dyn Responder>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut line = Vec::new();
@@ -154,32 +159,43 @@ async fn serve(stream: UnixStream, answers: &Arc<Answers>) -> io::Result<()> {
         if timeout(idle, next).await? == 0 {
             return Ok(());
         }
-        let complete = line.last() == Some(&b'\n');
+        let mut complete = line.last() == Some(&b'\n');
         let request = if complete {
             serde_json::from_slice::<Request>(&line).map_err(|error| error.to_string())
         } else {
             Err(format!("no complete line of at most {MAX_LINE_BYTES} bytes"))
         };
         let response = match request {
-            Ok(Request::Ping) => Response { pid: Some(std::process::id()), ..done() },
+            Ok(Request::Ping) => Response { pid: Some(std::process::id()), ..Response::done() },
             Ok(Request::Status { files }) => {
-                let answers = answers.clone();
-                match tokio::task::spawn_blocking(move || (answers.status)(files)).await {
-                    Ok(status) => Response { status: Some(status), ..done() },
-                    Err(error) => refused(error.to_string()),
-                }
+                blocking(responder, move |responder| Response {
+                    status: Some(responder.status(files)),
+                    ..Response::done()
+                })
+                .await
             }
             Ok(Request::Umount) => {
                 ending = true;
-                Response { pid: Some(std::process::id()), ..done() }
+                Response { pid: Some(std::process::id()), ..Response::done() }
             }
-            Err(error) => refused(error),
+            Ok(Request::Add { bytes, .. }) if bytes > MAX_TORRENT_BYTES as u64 => {
+                // The rest is not worth reading.
+                complete = false;
+                Response::refused(format!("no torrent file has more than {MAX_TORRENT_BYTES} bytes"))
+            }
+            Ok(Request::Add { bytes, peers, trackers }) => {
+                let mut file = vec![0; bytes as usize];
+                timeout(IDLE, read.read_exact(&mut file)).await?;
+                blocking(responder, move |responder| responder.add(file, peers, trackers)).await
+            }
+            Ok(Request::Remove { torrent }) => blocking(responder, move |responder| responder.remove(&torrent)).await,
+            Err(error) => Response::refused(error),
         };
         let mut text = serde_json::to_vec(&response)?;
         text.push(b'\n');
         timeout(IDLE, write.write_all(&text)).await?;
         if ending {
-            (answers.umount)();
+            responder.end();
         }
         if !complete {
             // The rest of an endless line is not worth reading.
@@ -192,12 +208,14 @@ async fn timeout<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) 
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-fn done() -> Response {
-    Response { ok: true, error: None, pid: None, status: None }
-}
-
-fn refused(error: String) -> Response {
-    Response { ok: false, error: Some(error), ..done() }
+/// Has a question answered where it may block.
+async fn blocking(
+    responder: &Arc<dyn Responder>,
+    answer: impl FnOnce(&dyn Responder) -> Response + Send + 'static,
+) -> Response {
+    let responder = responder.clone();
+    let answered = tokio::task::spawn_blocking(move || answer(&*responder)).await;
+    answered.unwrap_or_else(|error| Response::refused(error.to_string()))
 }
 
 /// A request at most.
@@ -216,19 +234,41 @@ mod tests {
 
     use super::*;
 
-    fn status(files: usize) -> Status {
-        Status {
-            version: String::new(),
-            pid: files as u32,
-            command: "mount".into(),
-            mountpoint: None,
-            mounted: true,
-            uptime_seconds: 0,
-            port: 1,
-            waiting_reads: 0,
-            torrents: Vec::new(),
-            warnings: Vec::new(),
-            log: None,
+    #[derive(Default)]
+    struct Echo {
+        ends: AtomicUsize,
+    }
+
+    impl Responder for Echo {
+        fn status(&self, files: usize) -> Status {
+            Status {
+                version: String::new(),
+                pid: files as u32,
+                command: "mount".into(),
+                mountpoint: None,
+                mounted: true,
+                uptime_seconds: 0,
+                port: 1,
+                bind: None,
+                watching: None,
+                waiting_reads: 0,
+                torrents: Vec::new(),
+                warnings: Vec::new(),
+                log: None,
+            }
+        }
+
+        fn end(&self) {
+            self.ends.fetch_add(1, Ordering::SeqCst);
+        }
+
+        fn add(&self, file: Vec<u8>, peers: Vec<SocketAddr>, trackers: Vec<String>) -> Response {
+            let path = format!("{} {peers:?} {trackers:?}", String::from_utf8(file).unwrap());
+            Response { path: Some(path), ..Response::done() }
+        }
+
+        fn remove(&self, torrent: &str) -> Response {
+            Response::refused(torrent)
         }
     }
 
@@ -248,10 +288,8 @@ mod tests {
         assert_eq!(std::fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         assert!(prepare_directory(&directory, uid + 1).is_err(), "somebody else's");
 
-        let umounts = Arc::new(AtomicUsize::new(0));
-        let counted = umounts.clone();
-        let umount = move || _ = counted.fetch_add(1, Ordering::SeqCst);
-        let control = Control::start(&directory, runtime.handle(), status, umount).unwrap();
+        let echo = Arc::new(Echo::default());
+        let control = Control::start(&directory, runtime.handle(), echo.clone()).unwrap();
         assert_eq!(std::fs::metadata(control.path()).unwrap().mode() & 0o777, 0o600);
         assert_eq!(super::super::sockets(std::slice::from_ref(&directory)), [control.path()]);
 
@@ -270,11 +308,22 @@ mod tests {
 
         let ask = |request| super::super::ask(control.path(), &request, Duration::from_secs(5)).unwrap();
         assert_eq!(ask(Request::Status { files: 5 }).0.status.unwrap().pid, 5);
+        let add =
+            |bytes| Request::Add { bytes, peers: vec!["127.0.0.1:1".parse().unwrap()], trackers: vec!["t".into()] };
+        let (answer, _) = super::super::ask_with(control.path(), &add(3), b"abc", Duration::from_secs(5)).unwrap();
+        assert_eq!(answer.path.as_deref(), Some("abc [127.0.0.1:1] [\"t\"]"));
+        let stream = connect();
+        (&stream).write_all(&[&serde_json::to_vec(&add(1 << 30)).unwrap()[..], b"\n", &[b'x'; 1000]].concat()).unwrap();
+        let mut said = String::new();
+        std::io::BufReader::new(&stream).read_line(&mut said).unwrap();
+        assert!(said.contains("no torrent file has more than"), "{said}");
+        let (answer, _) = ask(Request::Remove { torrent: "x y".into() });
+        assert_eq!((answer.ok, answer.error.as_deref()), (false, Some("x y")));
         let (_, stream) = ask(Request::Umount);
         let path = control.path().to_path_buf();
         drop(control);
         assert_eq!(answers(&stream).len(), 0, "the end of the process is the end of the connection");
-        assert_eq!((umounts.load(Ordering::SeqCst), path.exists()), (1, false));
+        assert_eq!((echo.ends.load(Ordering::SeqCst), path.exists()), (1, false));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! What a process is doing, as plain data: the one type behind `btfs status`, its JSON and the live line.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::Changes;
 use super::torrent_status::{TorrentStatus, torrent_status};
-use crate::fs::Mount;
-use crate::net::Session;
 
 /// One process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +27,12 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The port that peers can reach it at.
     pub port: u16,
+    /// The one address that it listens and dials with, if it has one.
+    #[serde(default)]
+    pub bind: Option<IpAddr>,
+    /// The directory whose torrent files it mounts.
+    #[serde(default)]
+    pub watching: Option<String>,
     /// Reads that wait in the mount.
     pub waiting_reads: usize,
     /// The torrents.
@@ -50,10 +56,10 @@ pub struct Warning {
 
 /// Where the figures come from.
 pub struct StatusSource {
-    /// The session.
-    pub session: Session,
-    /// The mount, for `mount`.
-    pub mount: Option<Arc<Mount>>,
+    /// The torrents, and the mount if there is one.
+    pub changes: Arc<Changes>,
+    /// The directory whose torrent files are mounted.
+    pub watching: Option<PathBuf>,
     /// Where it is mounted.
     pub mountpoint: Option<PathBuf>,
     /// `mount` or `seed`.
@@ -69,16 +75,26 @@ pub struct StatusSource {
 impl StatusSource {
     /// The state now, with at most `files` files of each torrent. Blocking: it asks every torrent's task.
     pub fn collect(&self, files: usize) -> Status {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let (session, mount) = (self.changes.session(), self.changes.mount());
+        let torrents = session.torrents();
+        let torrents = torrents.iter().map(|torrent| {
+            let hash = torrent.metainfo().info_hash;
+            let shown = mount.as_ref().zip(hash).and_then(|(mount, hash)| mount.path_of(&hash));
+            torrent_status(torrent, shown.map(|path| text(&path)), files)
+        });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             command: self.command.to_owned(),
-            mountpoint: self.mountpoint.as_ref().map(|path| path.to_string_lossy().into_owned()),
-            mounted: self.mount.as_ref().is_some_and(|mount| mount.is_mounted()),
+            mountpoint: self.mountpoint.as_deref().map(text),
+            mounted: mount.as_ref().is_some_and(|mount| mount.is_mounted()),
             uptime_seconds: self.started.elapsed().as_secs(),
-            port: self.session.port(),
-            waiting_reads: self.mount.as_ref().map_or(0, |mount| mount.waiting_reads()),
-            torrents: self.session.torrents().iter().map(|torrent| torrent_status(torrent, files)).collect(),
+            port: session.port(),
+            bind: session.bind(),
+            watching: self.watching.as_deref().map(text),
+            waiting_reads: mount.as_ref().map_or(0, |mount| mount.waiting_reads()),
+            torrents: torrents.collect(),
             warnings: (self.warnings)(),
             log: self.log.clone(),
         }

@@ -12,6 +12,9 @@ use crate::proto::metainfo::{EntryKind, Metainfo};
 pub struct TorrentStatus {
     /// Its name.
     pub name: String,
+    /// Where it is shown, from the root of the mount on.
+    #[serde(default)]
+    pub path: Option<String>,
     /// Its v1 info-hash.
     pub info_hash: String,
     /// Found by its trackers only (BEP 27).
@@ -164,8 +167,8 @@ pub struct ReadStatus {
     pub waiting_for: String,
 }
 
-/// The state of one torrent, with at most `files` files. Blocking.
-pub(super) fn torrent_status(torrent: &TorrentHandle, files: usize) -> TorrentStatus {
+/// The state of one torrent that is shown at `path`, with at most `files` files. Blocking.
+pub(super) fn torrent_status(torrent: &TorrentHandle, path: Option<String>, files: usize) -> TorrentStatus {
     let metainfo = torrent.metainfo();
     let layout = &metainfo.layout;
     let snapshot = torrent.snapshot();
@@ -176,6 +179,7 @@ pub(super) fn torrent_status(torrent: &TorrentHandle, files: usize) -> TorrentSt
     let have_bytes = bytes_of(&snapshot.have, layout, 0, total);
     TorrentStatus {
         name: text(&metainfo.name),
+        path,
         info_hash: metainfo.info_hash.map(|hash| hash.to_string()).unwrap_or_default(),
         private: metainfo.private,
         responding,

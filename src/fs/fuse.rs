@@ -36,6 +36,11 @@ impl Fuse {
         Self { view, passthrough, stack_depth }
     }
 
+    /// How long the kernel may believe a node's attributes, and the names in it.
+    fn ttl(&self, inode: INodeNo) -> Duration {
+        if self.view.may_change(inode.0) { FOLDER_TTL } else { IMMUTABLE_TTL }
+    }
+
     fn close(&self, inode: INodeNo, handle: u64) {
         self.passthrough.leave(inode.0);
         self.view.release(handle);
@@ -67,9 +72,9 @@ impl fuser::Filesystem for Fuse {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guard(|| match self.view.lookup(parent.0, name.as_bytes()) {
-            Ok(Some(attr)) => reply.entry(&entry_ttl(parent), &file_attr(&attr), GENERATION),
+            Ok(Some(attr)) => reply.entry(&self.ttl(parent), &file_attr(&attr), GENERATION),
             // Inode 0: "there is none", which the kernel remembers, as players probe for subtitles again and again.
-            Ok(None) if parent != INodeNo::ROOT => {
+            Ok(None) if !self.view.may_change(parent.0) => {
                 let attr = FileAttr { ino: INodeNo(0), ..file_attr(&NOTHING) };
                 reply.entry(&IMMUTABLE_TTL, &attr, GENERATION);
             }
@@ -80,14 +85,14 @@ impl fuser::Filesystem for Fuse {
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         guard(|| match self.view.attr(inode.0) {
-            Ok(attr) => reply.attr(&attr_ttl(inode), &file_attr(&attr)),
+            Ok(attr) => reply.attr(&self.ttl(inode), &file_attr(&attr)),
             Err(error) => reply.error(errno(error)),
         });
     }
 
     fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
         guard(|| match self.view.read_link(inode.0) {
-            Ok(target) => reply.data(target),
+            Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
         });
     }
@@ -152,8 +157,8 @@ impl fuser::Filesystem for Fuse {
     }
 
     fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // The root is the one directory that may change.
-        let flags = if inode == INodeNo::ROOT {
+        // Torrents may come and go.
+        let flags = if self.view.may_change(inode.0) {
             FopenFlags::empty()
         } else {
             FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
@@ -187,7 +192,7 @@ impl fuser::Filesystem for Fuse {
         mut reply: ReplyDirectoryPlus,
     ) {
         guard(|| {
-            let ttl = entry_ttl(inode);
+            let ttl = self.ttl(inode);
             let listed = self.view.read_dir(inode.0, offset, |entry| {
                 let Ok(attr) = self.view.attr(entry.inode) else { return true };
                 let name = OsStr::from_bytes(entry.name);
@@ -384,23 +389,13 @@ fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// How long the kernel may believe a name below `parent`.
-fn entry_ttl(parent: INodeNo) -> Duration {
-    if parent == INodeNo::ROOT { ROOT_TTL } else { IMMUTABLE_TTL }
-}
-
-/// How long the kernel may believe a node's attributes.
-fn attr_ttl(inode: INodeNo) -> Duration {
-    if inode == INodeNo::ROOT { ROOT_TTL } else { IMMUTABLE_TTL }
-}
-
 /// Inode numbers are never used again while mounted.
 const GENERATION: Generation = Generation(0);
 
-/// The list of torrents may change.
-const ROOT_TTL: Duration = Duration::from_secs(1);
+/// The list of torrents may change. What goes is taken back from the kernel at once; this bounds what that misses.
+const FOLDER_TTL: Duration = Duration::from_secs(1);
 
-/// Nothing below the root ever changes.
+/// Nothing inside a torrent ever changes.
 const IMMUTABLE_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Readaheads that may be blocked at once without holding up others.

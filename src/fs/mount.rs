@@ -1,21 +1,26 @@
 //! A mount's life: put at its mount point, served until somebody unmounts it, taken away in bounded time.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuser::{MountOption, Session, SessionACL};
+use fuser::{INodeNo, MountOption, Notifier, Session, SessionACL};
 
+use super::forest::Gone;
 use super::fuse::Fuse;
 use super::mountpoint::{MountInfo, prepare_mountpoint, refuse_overlap};
 use super::passthrough::Passthrough;
 use super::sys;
 use super::view::{View, ViewConfig};
 use super::watch;
+use crate::base::InfoHash;
 use crate::net::TorrentHandle;
 
 /// What to mount where.
@@ -31,6 +36,8 @@ pub struct MountConfig {
     pub gid: Option<u32>,
     /// How far ahead of a reader to fetch, at its own pace.
     pub readahead: Duration,
+    /// A directory on the file system that holds the data of torrents which may come later.
+    pub data: Option<PathBuf>,
     /// Options as of `mount(8)`: `noatime`, `nodev`, `noexec`, `ro`, `fsname=...` and so on.
     pub options: Vec<String>,
 }
@@ -43,6 +50,7 @@ impl Default for MountConfig {
             uid: None,
             gid: None,
             readahead: Duration::from_secs(15),
+            data: None,
             options: Vec::new(),
         }
     }
@@ -98,6 +106,8 @@ pub struct Mount {
 struct SessionState {
     ended: Mutex<bool>,
     changed: Condvar,
+    /// The way to tell the kernel that a name is gone, as long as it is served: it keeps the device open.
+    notifier: Mutex<Option<Notifier>>,
 }
 
 impl Mount {
@@ -121,16 +131,20 @@ impl Mount {
         let watch = watch::spawn(Arc::clone(&view.pending)).map_err(system)?;
         // Ends the watch as well when the mount does not come about.
         let passthrough = Arc::new(Passthrough::default());
-        let fuse = Fuse::new(Arc::clone(&view), Arc::clone(&passthrough), stack_depth(torrents));
+        let fuse =
+            Fuse::new(Arc::clone(&view), Arc::clone(&passthrough), stack_depth(torrents, config.data.as_deref()));
         let session = open_session(&config, &path, fuse).inspect_err(|_| view.stop())?;
-        let state = Arc::new(SessionState::default());
+        let state =
+            Arc::new(SessionState { notifier: Mutex::new(Some(session.notifier())), ..SessionState::default() });
         let device = MountInfo::at(&path).map(|mount| mount.device);
         let served = (Arc::clone(&view), Arc::clone(&state), device.clone());
         thread::Builder::new()
             .name("fs-session".into())
             .spawn(move || {
                 let (view, state, device) = served;
-                if let Err(error) = session.run() {
+                let ended = session.run();
+                state.notifier.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Err(error) = ended {
                     tracing::error!(%error, "the mount has failed");
                     // It answers nothing any more: better no mount than a dead one.
                     device.as_deref().inspect(|device| detach_device(device));
@@ -189,6 +203,42 @@ impl Mount {
             }
         }
         self.session.wait_at_most(UNMOUNT_PATIENCE);
+    }
+
+    /// Shows one more torrent, in this folder below the root, made if it is missing; where that is, from the root on.
+    pub fn add(&self, torrent: &TorrentHandle, folder: &Path) -> PathBuf {
+        self.view.add(torrent, folder)
+    }
+
+    /// Shows a torrent no more, and tells the kernel; false when it was not shown. Reads of it that wait fail with `EIO`.
+    /// May wait for look-ups in its folder: not for a thread that answers any.
+    pub fn remove(&self, hash: &InfoHash) -> bool {
+        self.view.remove(hash).inspect(|gone| self.forget(gone)).is_some()
+    }
+
+    /// Shows nothing any more; for a mount that has ended, so that it holds nothing of its torrents.
+    pub fn clear(&self) {
+        self.view.clear();
+    }
+
+    /// Makes these folders below the root, all their parents being among them, and takes away all others that are empty.
+    pub fn set_folders(&self, folders: &BTreeSet<PathBuf>) {
+        self.view.set_folders(folders).iter().for_each(|gone| self.forget(gone));
+    }
+
+    /// Where a torrent is shown, from the root on.
+    pub fn path_of(&self, hash: &InfoHash) -> Option<PathBuf> {
+        self.view.path_of(hash)
+    }
+
+    /// Tells the kernel that a name is no more.
+    fn forget(&self, gone: &Gone) {
+        // Not under the lock: the session's end must not wait for the kernel.
+        let notifier = self.session.notifier.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let told = notifier.map(|notifier| notifier.inval_entry(INodeNo(gone.folder), OsStr::from_bytes(&gone.name)));
+        if let Some(Err(error)) = told {
+            tracing::debug!(%error, "the kernel learns in a second that a name is gone");
+        }
     }
 
     /// Reads that wait for pieces.
@@ -285,10 +335,11 @@ fn open_session(config: &MountConfig, path: &Path, fuse: Fuse) -> Result<Session
     Session::new(fuse, path, &session).map_err(|source| explain(path, source))
 }
 
-/// How deep file systems are stacked by a mount that hands out files of these torrents. No deeper than needed: the
-/// kernel's bound is 2, and an overlay on this mount counts as well.
-fn stack_depth(torrents: &[TorrentHandle]) -> u32 {
-    let stacked = torrents.iter().any(|torrent| sys::is_overlay(torrent.store().path_for_people()));
+/// How deep file systems are stacked by a mount that hands out files of these torrents, or such in `data`. No deeper than
+/// needed: the kernel's bound is 2, and an overlay on this mount counts as well.
+fn stack_depth(torrents: &[TorrentHandle], data: Option<&Path>) -> u32 {
+    let places = torrents.iter().map(|torrent| torrent.store().path_for_people()).chain(data);
+    let stacked = places.into_iter().any(sys::is_overlay);
     1 + u32::from(stacked)
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Errno;
 use super::handle::Handle;
 use crate::engine::Ticket;
-use crate::storage::Guard;
+use crate::storage::{Guard, Store};
 
 /// Takes the bytes of a read, or why there are none. Dropped uncalled, it answers `EIO` by itself.
 pub(crate) type Reply = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
@@ -131,6 +131,13 @@ impl Pending {
     /// Takes a read out: the caller answers it.
     pub(crate) fn take(&self, key: Key) -> Option<Waiting> {
         self.lock().waiting.remove(&key.0)
+    }
+
+    /// Takes all reads of a torrent out, for the caller to answer.
+    pub(crate) fn take_all_of(&self, store: &Arc<Store>) -> Vec<Waiting> {
+        let mut slab = self.lock();
+        let taken = slab.waiting.extract_if(|_, read| Arc::ptr_eq(read.handle.torrent.store(), store));
+        taken.map(|(_, read)| read).collect()
     }
 
     /// Takes everything out, for the caller to answer, and lets nothing in any more.

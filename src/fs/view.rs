@@ -3,16 +3,21 @@
 //! No call here waits for the network or the disk: metadata is answered in the thread that asks. Reads of data are in
 //! `read.rs`.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use super::Errno;
-use super::forest::{Forest, MAX_NAME_BYTES, Place, ROOT_INODE};
+use super::forest::{self, Branch, Folder, Gone, MAX_NAME_BYTES, Place, ROOT_INODE};
 use super::handle::Handles;
 use super::pending::Pending;
 use super::tree::{NodeIndex, NodeKind, Tree};
 use super::xattr::{self, Subject};
+use crate::base::InfoHash;
 use crate::engine::prefetch::PrefetchConfig;
 use crate::net::TorrentHandle;
 use crate::storage::Loan;
@@ -94,13 +99,14 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct View {
     config: ViewConfig,
-    forest: Forest,
-    /// Beside the branches of the forest.
-    torrents: Vec<Torrent>,
+    /// Replaced as a whole, so that nobody who looks at one waits for anybody who changes it.
+    forest: RwLock<Arc<Forest>>,
     pub(super) handles: Handles,
     pub(super) pending: Arc<Pending>,
     stopped: AtomicBool,
 }
+
+type Forest = forest::Forest<Torrent>;
 
 #[derive(Debug)]
 struct Torrent {
@@ -113,18 +119,11 @@ impl View {
     pub fn new(torrents: &[TorrentHandle], config: ViewConfig) -> Arc<Self> {
         let mut forest = Forest::default();
         for torrent in torrents {
-            let metainfo = torrent.metainfo();
-            let v1 = metainfo.info_hash.map(|hash| hash.to_string());
-            let hash = v1.or_else(|| metainfo.info_hash_v2.map(|hash| hash.to_string())).unwrap_or_default();
-            forest.add(&metainfo.name, &hash, metainfo.single_file, Arc::new(Tree::new(metainfo)));
+            hang(&mut forest, ROOT_INODE, torrent);
         }
-        let torrents = torrents
-            .iter()
-            .map(|handle| Torrent { handle: handle.clone(), time: time_of(handle.metainfo().creation_date) });
         Arc::new(Self {
             config,
-            torrents: torrents.collect(),
-            forest,
+            forest: RwLock::new(Arc::new(forest)),
             handles: Handles::default(),
             pending: Arc::default(),
             stopped: AtomicBool::new(false),
@@ -134,6 +133,65 @@ impl View {
     /// The inode number of the root.
     pub const ROOT: u64 = ROOT_INODE;
 
+    /// Shows one more torrent, in this folder below the root, made if it is missing; where that is, from the root on.
+    pub fn add(&self, torrent: &TorrentHandle, folder: &Path) -> PathBuf {
+        self.change(|forest| {
+            let folder = folder.iter().fold(ROOT_INODE, |parent, name| forest.folder(parent, name.as_bytes()));
+            let inode = hang(forest, folder, torrent);
+            let added = forest.branches().find(|branch| branch.inode(NodeIndex::TOP) == inode);
+            added.map(|branch| to_path(&forest.path(branch))).unwrap_or_default()
+        })
+    }
+
+    /// Shows a torrent no more. Reads of its files that wait fail with `EIO`; its open files can be read as far as they
+    /// are present.
+    pub(super) fn remove(&self, hash: &InfoHash) -> Option<Gone> {
+        let gone = self.change(|forest| {
+            let inode = find(forest, hash)?.inode(NodeIndex::TOP);
+            forest.remove(inode)
+        });
+        let (branch, gone) = gone?;
+        for read in self.pending.take_all_of(branch.torrent.handle.store()) {
+            read.give_up(Errno::EIO);
+        }
+        Some(gone)
+    }
+
+    /// Shows no torrent any more.
+    pub(super) fn clear(&self) {
+        self.change(|forest| *forest = Forest::default());
+    }
+
+    /// Makes these folders, all their parents among them, and takes away all others that are empty.
+    pub(super) fn set_folders(&self, folders: &BTreeSet<PathBuf>) -> Vec<Gone> {
+        let forest = self.forest();
+        let known: BTreeSet<PathBuf> = forest.folders().iter().map(|(_, names)| to_path(names)).collect();
+        if known == *folders {
+            return Vec::new();
+        }
+        self.change(|forest| {
+            for folder in folders {
+                folder.iter().fold(ROOT_INODE, |parent, name| forest.folder(parent, name.as_bytes()));
+            }
+            let mut others = forest.folders();
+            // The deepest first.
+            others.sort_by_key(|(_, names)| std::cmp::Reverse(names.len()));
+            let others = others.into_iter().filter(|(_, names)| !folders.contains(&to_path(names)));
+            others.filter_map(|(inode, _)| forest.remove_folder(inode)).collect()
+        })
+    }
+
+    /// Where a torrent is shown, from the root on.
+    pub fn path_of(&self, hash: &InfoHash) -> Option<PathBuf> {
+        let forest = self.forest();
+        find(&forest, hash).map(|branch| to_path(&forest.path(branch)))
+    }
+
+    /// Whether a node is a directory whose names may change.
+    pub(super) fn may_change(&self, inode: u64) -> bool {
+        inode == ROOT_INODE || matches!(self.forest().place(inode), Some(Place::Folder(_)))
+    }
+
     /// The node of this name in a directory; `Ok(None)` when there is none.
     ///
     /// # Errors
@@ -142,17 +200,16 @@ impl View {
         if name.len() > MAX_NAME_BYTES {
             return Err(Errno::ENAMETOOLONG);
         }
-        let found = match self.place(parent)? {
-            Place::Root => self.forest.find(name).map(|branch| (branch, NodeIndex::TOP)),
-            Place::Node { branch, node } => {
-                let tree = &self.forest.branches()[branch].tree;
-                if !matches!(tree.kind(node), NodeKind::Directory { .. }) {
+        let forest = self.forest();
+        match place(&forest, parent)? {
+            Place::Folder(folder) => folder.find(name).map(|inode| self.attr_in(&forest, inode)).transpose(),
+            Place::Node(branch, node) => {
+                if !matches!(branch.tree.kind(node), NodeKind::Directory { .. }) {
                     return Err(Errno::ENOTDIR);
                 }
-                tree.child(node, name).map(|child| (branch, child))
+                Ok(branch.tree.child(node, name).map(|child| self.node_attr(branch, child)))
             }
-        };
-        Ok(found.map(|(branch, node)| self.node_attr(branch, node)))
+        }
     }
 
     /// What `stat(2)` tells.
@@ -160,10 +217,7 @@ impl View {
     /// # Errors
     /// `ENOENT` for an unknown inode.
     pub fn attr(&self, inode: u64) -> Result<Attr, Errno> {
-        Ok(match self.place(inode)? {
-            Place::Root => self.root_attr(),
-            Place::Node { branch, node } => self.node_attr(branch, node),
-        })
+        self.attr_in(&self.forest(), inode)
     }
 
     /// Names of a directory from `offset` on (0, or a `next_offset`), `.` and `..` included, until `visit` returns
@@ -177,34 +231,33 @@ impl View {
         offset: u64,
         mut visit: impl FnMut(DirEntry<'_>) -> bool,
     ) -> Result<(), Errno> {
-        let place = self.place(directory)?;
-        if let Place::Node { branch, node } = place
-            && !matches!(self.forest.branches()[branch].tree.kind(node), NodeKind::Directory { .. })
+        let forest = self.forest();
+        let place = place(&forest, directory)?;
+        if let Place::Node(branch, node) = place
+            && !matches!(branch.tree.kind(node), NodeKind::Directory { .. })
         {
             return Err(Errno::ENOTDIR);
         }
-        let parent = self.parent(place);
-        let dots: [(&[u8], u64); 2] = [(b".", directory), (b"..", parent)];
+        let dots: [(&[u8], u64); 2] = [(b".", directory), (b"..", parent(&place))];
         for (at, (name, inode)) in (0_u64..).zip(dots).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
             if !visit(DirEntry { name, inode, kind: Kind::Directory, next_offset: at + 1 }) {
                 return Ok(());
             }
         }
-        let skip = usize::try_from(offset.saturating_sub(FIRST_CHILD)).unwrap_or(usize::MAX);
+        let skip = offset.saturating_sub(FIRST_CHILD);
         match place {
-            Place::Root => {
-                for (at, branch) in self.forest.branches().iter().enumerate().skip(skip) {
-                    let kind = kind_of(branch.tree.kind(NodeIndex::TOP));
-                    let inode = branch.inode(NodeIndex::TOP);
-                    if !visit(DirEntry { name: &branch.name, inode, kind, next_offset: at as u64 + FIRST_CHILD + 1 }) {
+            Place::Folder(folder) => {
+                for (serial, name, inode) in folder.children(skip) {
+                    let Some(kind) = kind_in(&forest, inode) else { continue };
+                    if !visit(DirEntry { name, inode, kind, next_offset: serial + FIRST_CHILD }) {
                         break;
                     }
                 }
             }
-            Place::Node { branch, node } => {
-                let branch = &self.forest.branches()[branch];
+            Place::Node(branch, node) => {
                 let tree = &branch.tree;
-                for (child, at) in tree.children(node, skip).into_iter().flatten().zip(skip as u64..) {
+                let children = tree.children(node, usize::try_from(skip).unwrap_or(usize::MAX));
+                for (child, at) in children.into_iter().flatten().zip(skip..) {
                     let kind = kind_of(tree.kind(child));
                     let next_offset = at + FIRST_CHILD + 1;
                     if !visit(DirEntry { name: tree.name(child), inode: branch.inode(child), kind, next_offset }) {
@@ -220,10 +273,10 @@ impl View {
     ///
     /// # Errors
     /// `EINVAL` when it is none; `ENOENT` for an unknown inode.
-    pub fn read_link(&self, inode: u64) -> Result<&[u8], Errno> {
-        match self.place(inode)? {
-            Place::Root => Err(Errno::EINVAL),
-            Place::Node { branch, node } => self.forest.branches()[branch].tree.target(node).ok_or(Errno::EINVAL),
+    pub fn read_link(&self, inode: u64) -> Result<Vec<u8>, Errno> {
+        match place(&self.forest(), inode)? {
+            Place::Folder(_) => Err(Errno::EINVAL),
+            Place::Node(branch, node) => branch.tree.target(node).map(<[u8]>::to_vec).ok_or(Errno::EINVAL),
         }
     }
 
@@ -233,7 +286,7 @@ impl View {
     /// `ENODATA` when there is none of this name; `ENOENT` for an unknown inode.
     pub fn xattr(&self, inode: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let waiting = self.waiting_reads();
-        let value = xattr::value(self.subject(inode)?, name, waiting);
+        let value = xattr::value(subject(&self.forest(), inode)?, name, waiting);
         value.map(String::into_bytes).ok_or(Errno::ENODATA)
     }
 
@@ -242,14 +295,15 @@ impl View {
     /// # Errors
     /// `ENOENT` for an unknown inode.
     pub fn xattr_names(&self, inode: u64) -> Result<Vec<u8>, Errno> {
-        Ok(xattr::list(self.subject(inode)?))
+        Ok(xattr::list(subject(&self.forest(), inode)?))
     }
 
     /// Totals for `statfs(2)`.
     pub fn totals(&self) -> Totals {
-        let bytes = self.torrents.iter().map(|torrent| torrent.handle.store().layout().total_bytes()).sum();
-        let nodes = self.forest.branches().iter().map(|branch| branch.tree.len() as u64).sum::<u64>() + 1;
-        Totals { bytes, nodes }
+        let forest = self.forest();
+        let bytes = forest.branches().map(|branch| branch.torrent.handle.store().layout().total_bytes()).sum();
+        let nodes = forest.branches().map(|branch| branch.tree.len() as u64).sum::<u64>();
+        Totals { bytes, nodes: nodes + forest.folder_count() as u64 }
     }
 
     /// Opens a file; the number names it in [`read`](Self::read) and [`release`](Self::release).
@@ -257,14 +311,15 @@ impl View {
     /// # Errors
     /// `EISDIR`; `EROFS` when it is to be written; `EINVAL` for a symlink; `ENOENT` for an unknown inode.
     pub fn open(&self, inode: u64, for_writing: bool) -> Result<u64, Errno> {
-        let Place::Node { branch, node } = self.place(inode)? else { return Err(Errno::EISDIR) };
-        let file = match self.forest.branches()[branch].tree.kind(node) {
+        let forest = self.forest();
+        let Place::Node(branch, node) = place(&forest, inode)? else { return Err(Errno::EISDIR) };
+        let file = match branch.tree.kind(node) {
             NodeKind::Directory { .. } => return Err(Errno::EISDIR),
             NodeKind::Symlink => return Err(Errno::EINVAL),
             NodeKind::File { .. } if for_writing => return Err(Errno::EROFS),
             NodeKind::File { file, .. } => file,
         };
-        let torrent = &self.torrents[branch].handle;
+        let torrent = &branch.torrent.handle;
         if let Some(pieces) = torrent.store().suspect(file) {
             tracing::warn!(%file, ?pieces, "a cached file was altered by somebody else: its pieces are checked again");
             torrent.suspect(pieces);
@@ -322,41 +377,36 @@ impl View {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    fn place(&self, inode: u64) -> Result<Place, Errno> {
-        self.forest.place(inode).ok_or(Errno::ENOENT)
+    fn forest(&self) -> Arc<Forest> {
+        self.forest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn parent(&self, place: Place) -> u64 {
-        let Place::Node { branch, node } = place else { return ROOT_INODE };
-        let branch = &self.forest.branches()[branch];
-        branch.tree.parent(node).map_or(ROOT_INODE, |parent| branch.inode(parent))
+    /// Changes what is shown; those who look at it meanwhile see all of the change or nothing.
+    fn change<R>(&self, change: impl FnOnce(&mut Forest) -> R) -> R {
+        change(Arc::make_mut(&mut self.forest.write().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn subject(&self, inode: u64) -> Result<Subject<'_>, Errno> {
-        let Place::Node { branch, node } = self.place(inode)? else { return Ok(Subject::Bare) };
-        let torrent = &self.torrents[branch].handle;
-        Ok(match self.forest.branches()[branch].tree.kind(node) {
-            NodeKind::Directory { .. } => Subject::Directory(torrent),
-            NodeKind::File { file, .. } => Subject::File(torrent, file),
-            NodeKind::Symlink => Subject::Bare,
+    fn attr_in(&self, forest: &Forest, inode: u64) -> Result<Attr, Errno> {
+        Ok(match place(forest, inode)? {
+            Place::Folder(folder) => self.folder_attr(forest, inode, folder),
+            Place::Node(branch, node) => self.node_attr(branch, node),
         })
     }
 
-    fn root_attr(&self) -> Attr {
-        let directories = self
-            .forest
-            .branches()
-            .iter()
-            .filter(|branch| kind_of(branch.tree.kind(NodeIndex::TOP)) == Kind::Directory)
-            .count();
-        // The newest torrent dates the root: it changes only when the list of torrents does.
-        let time = self.torrents.iter().map(|torrent| torrent.time).max().unwrap_or(SystemTime::UNIX_EPOCH);
-        self.directory_attr(ROOT_INODE, directories as u32, time)
+    fn folder_attr(&self, forest: &Forest, inode: u64, folder: &Folder) -> Attr {
+        let children = || folder.children(0).map(|(_, _, inode)| inode);
+        let directories = children().filter(|&inode| kind_in(forest, inode) == Some(Kind::Directory)).count();
+        // The newest torrent dates the folder: its date changes only when the list of torrents does.
+        let times = children().filter_map(|inode| match forest.place(inode) {
+            Some(Place::Node(branch, _)) => Some(branch.torrent.time),
+            _ => None,
+        });
+        let time = times.max().unwrap_or(SystemTime::UNIX_EPOCH);
+        self.directory_attr(inode, directories as u32, time)
     }
 
-    fn node_attr(&self, branch: usize, node: NodeIndex) -> Attr {
-        let torrent = &self.torrents[branch];
-        let branch = &self.forest.branches()[branch];
+    fn node_attr(&self, branch: &Branch<Torrent>, node: NodeIndex) -> Attr {
+        let torrent = &branch.torrent;
         let inode = branch.inode(node);
         let (kind, bytes, mode) = match branch.tree.kind(node) {
             NodeKind::Directory { subdirectories } => return self.directory_attr(inode, subdirectories, torrent.time),
@@ -375,6 +425,52 @@ impl View {
         let (uid, gid) = (self.config.uid, self.config.gid);
         Attr { inode, kind: Kind::Directory, bytes: 0, mode: 0o555, links: 2 + subdirectories, time, uid, gid }
     }
+}
+
+/// Hangs a torrent into a folder; its first inode number.
+fn hang(forest: &mut Forest, folder: u64, torrent: &TorrentHandle) -> u64 {
+    let metainfo = torrent.metainfo();
+    let v1 = metainfo.info_hash.map(|hash| hash.to_string());
+    let hash = v1.or_else(|| metainfo.info_hash_v2.map(|hash| hash.to_string())).unwrap_or_default();
+    let shown = Torrent { handle: torrent.clone(), time: time_of(metainfo.creation_date) };
+    forest.add(folder, &metainfo.name, &hash, metainfo.single_file, Arc::new(Tree::new(metainfo)), shown)
+}
+
+fn find<'a>(forest: &'a Forest, hash: &InfoHash) -> Option<&'a Branch<Torrent>> {
+    let mut branches = forest.branches().map(|branch| &**branch);
+    branches.find(|branch| branch.torrent.handle.metainfo().info_hash.as_ref() == Some(hash))
+}
+
+fn place(forest: &Forest, inode: u64) -> Result<Place<'_, Torrent>, Errno> {
+    forest.place(inode).ok_or(Errno::ENOENT)
+}
+
+fn parent(place: &Place<'_, Torrent>) -> u64 {
+    match place {
+        Place::Folder(folder) => folder.parent(),
+        Place::Node(branch, node) => branch.tree.parent(*node).map_or(branch.folder(), |parent| branch.inode(parent)),
+    }
+}
+
+fn subject(forest: &Forest, inode: u64) -> Result<Subject<'_>, Errno> {
+    let Place::Node(branch, node) = place(forest, inode)? else { return Ok(Subject::Bare) };
+    let torrent = &branch.torrent.handle;
+    Ok(match branch.tree.kind(node) {
+        NodeKind::Directory { .. } => Subject::Directory(torrent),
+        NodeKind::File { file, .. } => Subject::File(torrent, file),
+        NodeKind::Symlink => Subject::Bare,
+    })
+}
+
+fn kind_in(forest: &Forest, inode: u64) -> Option<Kind> {
+    Some(match forest.place(inode)? {
+        Place::Folder(_) => Kind::Directory,
+        Place::Node(branch, node) => kind_of(branch.tree.kind(node)),
+    })
+}
+
+fn to_path(names: &[Box<[u8]>]) -> PathBuf {
+    names.iter().map(|name| OsStr::from_bytes(name)).collect()
 }
 
 fn kind_of(kind: NodeKind) -> Kind {

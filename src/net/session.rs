@@ -183,6 +183,17 @@ impl Session {
         added
     }
 
+    /// Takes a torrent out: fails its waiting reads, announces `stopped` (3 s at most), closes its connections and its
+    /// store. Blocking; false when there is no such torrent. Its slot in the cache is free when all handles are gone.
+    pub fn remove(&self, info_hash: &InfoHash) -> bool {
+        let running = {
+            let mut state = self.state();
+            let at = state.torrents.iter().position(|running| running.info_hash == *info_hash);
+            at.map(|at| state.torrents.remove(at))
+        };
+        running.map(|running| self.end(vec![running])).is_some()
+    }
+
     /// All torrents in the order of their adding.
     pub fn torrents(&self) -> Vec<TorrentHandle> {
         self.state().torrents.iter().map(|running| running.handle.clone()).collect()
@@ -191,6 +202,11 @@ impl Session {
     /// The port that peers can reach us at; 0 before there is a torrent, when none was asked for by number.
     pub fn port(&self) -> u16 {
         self.state().port.unwrap_or(0)
+    }
+
+    /// The one address that it listens and dials with, if it has one.
+    pub fn bind(&self) -> Option<IpAddr> {
+        self.shared.config.bind
     }
 
     /// The disk threads.
@@ -205,6 +221,10 @@ impl Session {
             (std::mem::take(&mut state.listeners), std::mem::take(&mut state.torrents))
         };
         listeners.iter().for_each(AbortHandle::abort);
+        self.end(torrents);
+    }
+
+    fn end(&self, torrents: Vec<Running>) {
         for running in &torrents {
             self.shared.registry.remove(&running.info_hash);
             running.handle.command(Command::Stop);

@@ -1,5 +1,6 @@
 //! Mounts (and seeds) of the program under test.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,12 @@ pub struct Seed {
 }
 
 impl MountBuilder<'_> {
+    /// Of no torrent, but of what else the arguments say.
+    pub fn of_none(mut self) -> Self {
+        self.torrents.clear();
+        self
+    }
+
     pub fn and(mut self, torrent: &Path) -> Self {
         self.torrents.push(torrent.to_path_buf());
         self
@@ -224,6 +231,12 @@ impl Mount {
             };
         }
         command
+    }
+
+    /// Runs a command of the program on this mount: `btfs COMMAND MOUNTPOINT ARGUMENTS...`, to its end, whatever that is.
+    #[track_caller]
+    pub fn tell(&self, command: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+        run_any(self.btfs().arg(command).arg(&self.point).args(arguments))
     }
 
     /// The torrent's slot in the cache.

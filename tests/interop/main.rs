@@ -1,4 +1,5 @@
 //! Real mounts against other people's programs: peers, trackers, and players reading from the mount.
+mod changes;
 mod clients;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -133,6 +133,8 @@ fn problems_with_the_mount_point_or_the_data_are_one_line_with_the_path() {
         (["mount", good.as_str(), "/proc"], "/proc"),
         (["mount", "nothing.torrent", "mnt"], "nothing.torrent"),
         (["mount", "data", "mnt"], "data"),
+        (["mount", "--watch=nowhere", "mnt"], "nowhere"),
+        (["mount", "--watch=data/file", "mnt"], "data/file"),
         (["mount", "magnet:?xt=urn:btih:0", "mnt"], "magnet"),
         (["seed", good.as_str(), "nodata"], "nodata"),
         (["seed", "nothing.torrent", "data"], "nothing.torrent"),
@@ -171,6 +173,9 @@ fn mistakes_on_the_command_line_are_usage_errors() {
         (&["mount", &good, ""][..], "MOUNTPOINT"),
         (&["seed", "", "data"][..], "TORRENT"),
         (&["seed", &good, ""][..], "DATA"),
+        (&["add", "mnt"][..], "TORRENT"),
+        (&["remove", "mnt"][..], "NAME|HASH"),
+        (&["mount", "--watch", "data"][..], "MOUNTPOINT"),
         (&["create", "nowhere", "-n", "a/b"][..], "--name a/b"),
         (&["mount", "--max-peers", "0", &good, "mnt"][..], "--max-peers"),
     ] {
@@ -183,7 +188,8 @@ fn mistakes_on_the_command_line_are_usage_errors() {
 #[test]
 fn every_command_has_a_help_that_fits_its_options() {
     let home = Home::new();
-    let commands = ["mount", "umount", "status", "show", "create", "seed", "demo", "completions", "man"];
+    let commands =
+        ["mount", "umount", "add", "remove", "status", "show", "create", "seed", "demo", "completions", "man"];
     let output = home.btfs(&["--help"]);
     assert!(output.status.success());
     for command in commands {
@@ -197,6 +203,7 @@ fn every_command_has_a_help_that_fits_its_options() {
     for option in [
         "--cache-dir",
         "--read-timeout",
+        "--watch",
         "--fill",
         "--readahead",
         "--port",
@@ -245,8 +252,16 @@ fn nothing_to_share_is_said_instead_of_sharing() {
 #[test]
 fn asking_where_nothing_runs_is_answered_plainly() {
     let home = Home::new();
-    for command in [["umount", "mnt"], ["umount", "nowhere"], ["status", "mnt"], ["umount", "/proc"]] {
-        let output = home.btfs(&command);
+    let good = torrent("v01-single");
+    for command in [
+        &["umount", "mnt"][..],
+        &["umount", "nowhere"],
+        &["status", "mnt"],
+        &["umount", "/proc"],
+        &["add", "mnt", &good],
+        &["remove", "mnt", "x"],
+    ] {
+        let output = home.btfs(command);
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("no btfs mount"), "{}", text(&output.stderr));
     }

@@ -1,5 +1,6 @@
 //! Real mounts: what the file system promises, what it survives, and both for an ordinary user.
 mod cache;
+mod changes;
 mod faults;
 #[path = "../harness/mod.rs"]
 mod harness;

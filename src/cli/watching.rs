@@ -1,0 +1,73 @@
+//! `--watch`: the thread that looks at a directory, and brings what it finds into the mount.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::process::explain;
+use crate::base::InfoHash;
+use crate::control::{Changes, Shelf, Watch};
+use crate::net::{AddTorrent, SessionError};
+use crate::proto::metainfo::Metainfo;
+
+/// A directory is watched until this is dropped.
+pub(crate) struct Watching {
+    /// Nothing is ever sent.
+    _alive: Sender<()>,
+}
+
+impl Watching {
+    /// Looks at it from now on.
+    pub(crate) fn start(mut watch: Watch, changes: Arc<Changes>) -> std::io::Result<Self> {
+        let (alive, ended) = channel::<()>();
+        std::thread::Builder::new().name("watch".into()).spawn(move || {
+            let mut period = PERIOD;
+            while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
+                let begun = Instant::now();
+                watch.look(begun, &InMount(&changes));
+                // Where a look takes long, on a network or of very many files, it is a small part of the time still.
+                period = PERIOD.max(begun.elapsed() * REST);
+            }
+        })?;
+        Ok(Self { _alive: alive })
+    }
+}
+
+/// The mount as a shelf.
+pub(crate) struct InMount<'a>(pub(crate) &'a Changes);
+
+impl Shelf for InMount<'_> {
+    fn add(&self, metainfo: Arc<Metainfo>, folder: &Path) -> Result<(), String> {
+        let torrent = AddTorrent { metainfo, data: None, peers: Vec::new(), trackers: Vec::new() };
+        match self.0.add(torrent, folder) {
+            Ok(path) => {
+                tracing::info!(path = %path.display(), "mounted, found in the watched directory");
+                Ok(())
+            }
+            Err(SessionError::Twice) => Err("the torrent is in this mount already".to_owned()),
+            Err(error) => Err(explain(error).to_string()),
+        }
+    }
+
+    fn remove(&self, torrent: &InfoHash) {
+        if self.0.remove(torrent) {
+            tracing::info!(%torrent, "its file is gone: mounted no more");
+        }
+    }
+
+    fn move_to(&self, torrent: &InfoHash, folder: &Path) {
+        self.0.move_to(torrent, folder);
+    }
+
+    fn set_folders(&self, folders: &BTreeSet<PathBuf>) {
+        if let Some(mount) = self.0.mount() {
+            mount.set_folders(folders);
+        }
+    }
+}
+
+const PERIOD: Duration = Duration::from_secs(1);
+/// Times that it rests, of the time that a look took.
+const REST: u32 = 20;

@@ -1,0 +1,501 @@
+//! A directory whose torrent files are shown as long as they lie in it; its directories become folders.
+//!
+//! It is looked at again and again, in place of being told by the kernel: that works on every file system, network ones
+//! included, needs no watch for each directory, and a look at a thousand files costs some milliseconds. Files that make
+//! no sense (yet) are given time to be written to their end, and named once when they make none then.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::InfoHash;
+use crate::proto::metainfo::{MAX_TORRENT_BYTES, Metainfo};
+use crate::proto::path::escape;
+
+/// Where torrents are to be shown.
+pub trait Shelf {
+    /// Shows a torrent in this folder.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn add(&self, torrent: Arc<Metainfo>, folder: &Path) -> Result<(), String>;
+    /// Shows it no more.
+    fn remove(&self, torrent: &InfoHash);
+    /// Shows it in another folder.
+    fn move_to(&self, torrent: &InfoHash, folder: &Path);
+    /// There are these folders, and no others.
+    fn set_folders(&self, folders: &BTreeSet<PathBuf>);
+}
+
+/// What is known of a watched directory. All paths but its own are relative to it.
+#[derive(Debug)]
+pub struct Watch {
+    directory: PathBuf,
+    files: BTreeMap<PathBuf, Known>,
+    /// What we have put on the shelf, and for the sake of which file.
+    shown: HashMap<InfoHash, PathBuf>,
+    /// What the shelf did not take: it is tried again then.
+    refused: HashMap<InfoHash, Instant>,
+    /// Directories that cannot be read, and have been named.
+    unreadable: HashSet<PathBuf>,
+}
+
+/// One torrent file.
+#[derive(Debug)]
+struct Known {
+    stamp: Stamp,
+    /// What it held when it was whole last.
+    torrent: Option<InfoHash>,
+    /// Since when it makes no sense.
+    senseless: Option<Instant>,
+    /// That it makes none was said.
+    named: bool,
+}
+
+/// Whatever changes when somebody writes to a file or puts another in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// What a look has found.
+#[derive(Debug, Default)]
+struct Found {
+    files: BTreeMap<PathBuf, Stamp>,
+    folders: BTreeSet<PathBuf>,
+    /// Directories that could not be read: what was below is taken to be there still.
+    unknown: BTreeMap<PathBuf, io::Error>,
+    entries: usize,
+}
+
+impl Watch {
+    /// Watches a directory; nothing is looked at yet.
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            files: BTreeMap::new(),
+            shown: HashMap::new(),
+            refused: HashMap::new(),
+            unreadable: HashSet::new(),
+        }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Torrents that are shown for its sake.
+    pub fn shown(&self) -> usize {
+        self.shown.len()
+    }
+
+    /// Looks, and brings the shelf to what there is now. Blocking.
+    pub fn look(&mut self, now: Instant, shelf: &dyn Shelf) {
+        let mut found = Found::default();
+        let device = match fs::metadata(&self.directory) {
+            Ok(meta) => meta.dev(),
+            Err(error) => {
+                found.unknown.insert(PathBuf::new(), error);
+                0
+            }
+        };
+        if found.unknown.is_empty() {
+            self.scan(Path::new(""), device, 0, &mut found);
+        }
+        self.name_unreadable(&found);
+        if found.unknown.contains_key(Path::new("")) {
+            // Unplugged, perhaps: what is shown stays until it is known to be gone.
+            return;
+        }
+        let is_unknown = |path: &Path| path.ancestors().any(|above| found.unknown.contains_key(above));
+        self.files.retain(|path, _| found.files.contains_key(path) || is_unknown(path));
+        let mut read = HashMap::new();
+        for (path, stamp) in &found.files {
+            self.judge(now, path, *stamp, &mut read);
+        }
+        let mut folders = found.folders;
+        for path in self.files.keys().filter(|path| is_unknown(path)) {
+            folders.extend(path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).map(Path::to_owned));
+        }
+        self.settle(now, shelf, &folders, read);
+    }
+
+    /// Lists a directory and those in it. Names that begin with a dot are hidden, links to directories are not followed,
+    /// nor are borders of the file system crossed.
+    fn scan(&self, directory: &Path, device: u64, depth: usize, found: &mut Found) {
+        let entries = match fs::read_dir(self.directory.join(directory)) {
+            Ok(entries) => entries,
+            // Gone since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && depth > 0 => return,
+            Err(error) => {
+                found.unknown.insert(directory.to_owned(), error);
+                return;
+            }
+        };
+        for entry in entries.flatten() {
+            found.entries += 1;
+            let (name, path) = (entry.file_name(), directory.join(entry.file_name()));
+            if found.entries > MAX_ENTRIES || name.as_bytes().starts_with(b".") {
+                continue;
+            }
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                if meta.dev() == device && depth < MAX_DEPTH {
+                    found.folders.insert(path.clone());
+                    self.scan(&path, device, depth + 1, found);
+                }
+            } else if is_torrent(&name)
+                && let Some(meta) = fs::metadata(entry.path()).ok().filter(Metadata::is_file)
+            {
+                found.files.insert(path, Stamp::of(&meta));
+            }
+        }
+    }
+
+    /// Reads a file if it is not as it was at the last look.
+    fn judge(&mut self, now: Instant, path: &Path, stamp: Stamp, read: &mut HashMap<PathBuf, Arc<Metainfo>>) {
+        let known = self.files.get(path);
+        let patience_ends = |since: Instant| now.saturating_duration_since(since) >= PATIENCE;
+        let (named, since) = match known {
+            // Said once, or whole.
+            Some(known) if known.stamp == stamp && (known.named || known.senseless.is_none()) => return,
+            Some(known) if known.stamp == stamp => match known.senseless {
+                Some(since) if !patience_ends(since) => return,
+                since => (known.named, since),
+            },
+            // It is being written, or replaced.
+            _ => (false, None),
+        };
+        let before = known.and_then(|known| known.torrent);
+        let judged = load(&self.directory.join(path));
+        let known = match judged {
+            Ok(metainfo) => {
+                let torrent = metainfo.info_hash;
+                read.insert(path.to_owned(), Arc::new(metainfo));
+                Known { stamp, torrent, senseless: None, named: false }
+            }
+            Err(reason) => {
+                let since = since.unwrap_or(now);
+                let named = named || patience_ends(since);
+                if named {
+                    let name = escape(self.directory.join(path).as_os_str().as_bytes());
+                    tracing::warn!("{name}: not a usable torrent: {reason}");
+                }
+                // What was whole before is shown until the file is whole again, or gone.
+                Known { stamp, torrent: before, senseless: Some(since), named }
+            }
+        };
+        self.files.insert(path.to_owned(), known);
+    }
+
+    /// Brings the shelf to what the files say. Of two that hold the same torrent the first counts.
+    fn settle(
+        &mut self,
+        now: Instant,
+        shelf: &dyn Shelf,
+        folders: &BTreeSet<PathBuf>,
+        mut read: HashMap<PathBuf, Arc<Metainfo>>,
+    ) {
+        let mut wanted: HashMap<InfoHash, &Path> = HashMap::new();
+        let mut order = Vec::new();
+        for (path, known) in &self.files {
+            let Some(torrent) = known.torrent else { continue };
+            wanted.entry(torrent).or_insert_with(|| {
+                order.push(torrent);
+                path
+            });
+        }
+        self.refused.retain(|torrent, _| wanted.contains_key(torrent));
+        let gone: Vec<_> = self.shown.keys().filter(|torrent| !wanted.contains_key(torrent)).copied().collect();
+        for torrent in gone {
+            self.shown.remove(&torrent);
+            shelf.remove(&torrent);
+        }
+        // Those that are left empty go after what was in them, and new ones come before what is to be in them.
+        shelf.set_folders(folders);
+        for torrent in order {
+            let path = wanted[&torrent];
+            let folder = path.parent().unwrap_or(Path::new(""));
+            match self.shown.get_mut(&torrent) {
+                Some(shown) if shown.parent() != Some(folder) => {
+                    shelf.move_to(&torrent, folder);
+                    *shown = path.to_owned();
+                }
+                Some(shown) => *shown = path.to_owned(),
+                None if self.refused.get(&torrent).is_some_and(|&until| now < until) => {}
+                None => {
+                    let full = self.directory.join(path);
+                    let Some(metainfo) = read.remove(path).or_else(|| load(&full).ok().map(Arc::new)) else { continue };
+                    match shelf.add(metainfo, folder) {
+                        Ok(()) => {
+                            self.refused.remove(&torrent);
+                            self.shown.insert(torrent, path.to_owned());
+                        }
+                        Err(reason) => {
+                            if self.refused.insert(torrent, now + REFUSAL).is_none() {
+                                tracing::warn!("{}: {reason}", escape(full.as_os_str().as_bytes()));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        // Folders that could not go while something was in them: moved out since.
+        shelf.set_folders(folders);
+    }
+
+    fn name_unreadable(&mut self, found: &Found) {
+        for (path, error) in &found.unknown {
+            if self.unreadable.insert(path.clone()) {
+                let name = escape(self.directory.join(path).as_os_str().as_bytes());
+                tracing::warn!(%error, "{name}: cannot be watched; what is shown of it stays");
+            }
+        }
+        self.unreadable.retain(|path| found.unknown.contains_key(path));
+        if found.entries > MAX_ENTRIES && self.unreadable.insert(PathBuf::from("*")) {
+            tracing::warn!("{}: more than {MAX_ENTRIES} entries: the rest is not watched", self.directory.display());
+        }
+    }
+}
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+fn is_torrent(name: &OsStr) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("torrent"))
+}
+
+/// Reads and judges a torrent file.
+fn load(path: &Path) -> Result<Metainfo, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    // One byte more than allowed is enough to see that it is too long.
+    file.take(MAX_TORRENT_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let metainfo = Metainfo::parse(&bytes).map_err(|error| error.to_string())?;
+    match metainfo.info_hash {
+        Some(_) => Ok(metainfo),
+        None => Err("this is a v2-only torrent, which btfs can show but not mount or seed yet".to_owned()),
+    }
+}
+
+/// A file that makes no sense is given so long to become whole.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// What could not be shown is tried again after this long.
+const REFUSAL: Duration = Duration::from_secs(60);
+/// Bounds of what is looked at (I7).
+const MAX_ENTRIES: usize = 100_000;
+const MAX_DEPTH: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::proto::metainfo::{NewEntry, NewTorrent};
+
+    /// Notes what it is asked to do.
+    #[derive(Default)]
+    struct Notes {
+        said: RefCell<Vec<String>>,
+        full: std::cell::Cell<bool>,
+        names: RefCell<HashMap<InfoHash, String>>,
+        folders: RefCell<BTreeSet<PathBuf>>,
+    }
+
+    impl Notes {
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.said.borrow_mut())
+        }
+
+        fn name(&self, torrent: &InfoHash) -> String {
+            self.names.borrow()[torrent].clone()
+        }
+    }
+
+    impl Shelf for Notes {
+        fn add(&self, torrent: Arc<Metainfo>, folder: &Path) -> Result<(), String> {
+            let name = String::from_utf8_lossy(&torrent.name).into_owned();
+            self.names.borrow_mut().insert(torrent.info_hash.unwrap(), name.clone());
+            if self.full.get() {
+                return Err("full".to_owned());
+            }
+            self.said.borrow_mut().push(format!("+{}", folder.join(name).display()));
+            Ok(())
+        }
+
+        fn remove(&self, torrent: &InfoHash) {
+            self.said.borrow_mut().push(format!("-{}", self.name(torrent)));
+        }
+
+        fn move_to(&self, torrent: &InfoHash, folder: &Path) {
+            self.said.borrow_mut().push(format!(">{}", folder.join(self.name(torrent)).display()));
+        }
+
+        fn set_folders(&self, folders: &BTreeSet<PathBuf>) {
+            *self.folders.borrow_mut() = folders.clone();
+        }
+    }
+
+    /// The bytes of a torrent file.
+    fn torrent(name: &str) -> Vec<u8> {
+        let entry = NewEntry { path: vec![name.into()], length: 5, executable: false, target: None };
+        let torrent = NewTorrent {
+            name: name.into(),
+            single_file: true,
+            entries: vec![entry],
+            piece_length: 16384,
+            pieces: vec![7; 20],
+            ..NewTorrent::default()
+        };
+        torrent.write().unwrap().0.to_vec()
+    }
+
+    struct World {
+        directory: tempfile::TempDir,
+        notes: Notes,
+        watch: Watch,
+        now: Instant,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let watch = Watch::new(directory.path().join("watched"));
+            fs::create_dir(watch.directory()).unwrap();
+            Self { directory, notes: Notes::default(), watch, now: Instant::now() }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.watch.directory().join(name)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) {
+            // As a file of its own, so that no stamp is by chance that of before.
+            let path = self.path(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let other = self.directory.path().join("other");
+            fs::write(&other, bytes).unwrap();
+            fs::rename(other, path).unwrap();
+        }
+
+        /// What a look a second later does.
+        fn look(&mut self) -> Vec<String> {
+            self.now += Duration::from_secs(1);
+            self.watch.look(self.now, &self.notes);
+            self.notes.take()
+        }
+    }
+
+    #[test]
+    fn files_come_and_go_and_directories_are_folders() {
+        let mut world = World::new();
+        world.write("a.torrent", &torrent("a"));
+        world.write("deep/er/b.TORRENT", &torrent("b"));
+        world.write("notes.txt", b"x");
+        world.write(".hidden.torrent", &torrent("h"));
+        fs::create_dir(world.path("empty")).unwrap();
+        std::os::unix::fs::symlink("..", world.path("loop")).unwrap();
+        assert_eq!(world.look(), ["+a", "+deep/er/b"]);
+        let folders = |world: &World| world.notes.folders.borrow().iter().cloned().collect::<Vec<_>>();
+        assert_eq!(folders(&world), ["deep", "deep/er", "empty"].map(PathBuf::from));
+        assert_eq!(world.look(), [""; 0]);
+        fs::remove_file(world.path("a.torrent")).unwrap();
+        fs::rename(world.path("deep/er/b.TORRENT"), world.path("empty/b.torrent")).unwrap();
+        assert_eq!(world.look(), ["-a", ">empty/b"]);
+        fs::remove_dir_all(world.path("empty")).unwrap();
+        fs::remove_dir_all(world.path("deep")).unwrap();
+        assert_eq!(world.look(), ["-b"]);
+        assert_eq!(folders(&world), [""; 0].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_file_may_be_written_slowly_or_replaced() {
+        let mut world = World::new();
+        let whole = torrent("a");
+        world.write("a.torrent", &whole[..40]);
+        assert_eq!(world.look(), [""; 0]);
+        world.write("a.torrent", &whole);
+        assert_eq!(world.look(), ["+a"]);
+        // Written anew in place: what it was stays until it is something else.
+        world.write("a.torrent", b"");
+        assert_eq!((world.look(), world.look()), (vec![], vec![]));
+        world.write("a.torrent", &torrent("c"));
+        assert_eq!(world.look(), ["-a", "+c"]);
+        world.write("a.torrent", b"d");
+        assert!(world.look().is_empty());
+        fs::remove_file(world.path("a.torrent")).unwrap();
+        assert_eq!(world.look(), ["-c"]);
+    }
+
+    #[test]
+    fn a_file_without_sense_is_named_once_after_some_patience() {
+        let mut world = World::new();
+        world.write("a.torrent", b"nonsense");
+        let mut named = Vec::new();
+        for _ in 0..8 {
+            assert!(world.look().is_empty());
+            named.push(world.watch.files[Path::new("a.torrent")].named);
+        }
+        assert_eq!(named, [false, false, false, true, true, true, true, true]);
+        world.write("a.torrent", &torrent("a"));
+        assert_eq!(world.look(), ["+a"]);
+    }
+
+    #[test]
+    fn a_torrent_in_two_files_is_shown_once_until_both_are_gone() {
+        let mut world = World::new();
+        world.write("1.torrent", &torrent("a"));
+        world.write("two/2.torrent", &torrent("a"));
+        assert_eq!(world.look(), ["+a"]);
+        fs::remove_file(world.path("1.torrent")).unwrap();
+        assert_eq!(world.look(), [">two/a"]);
+        fs::remove_file(world.path("two/2.torrent")).unwrap();
+        assert_eq!(world.look(), ["-a"]);
+    }
+
+    #[test]
+    fn what_was_refused_is_tried_again_after_a_while() {
+        let mut world = World::new();
+        world.write("a.torrent", &torrent("a"));
+        world.notes.full.set(true);
+        assert!(world.look().is_empty());
+        world.notes.full.set(false);
+        assert!(world.look().is_empty(), "not at once");
+        world.now += REFUSAL;
+        assert_eq!(world.look(), ["+a"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_takes_nothing_with_it() {
+        let mut world = World::new();
+        world.write("a.torrent", &torrent("a"));
+        assert_eq!(world.look(), ["+a"]);
+        let aside = world.directory.path().join("aside");
+        fs::rename(world.watch.directory(), &aside).unwrap();
+        assert!(world.look().is_empty());
+        fs::rename(&aside, world.watch.directory()).unwrap();
+        assert!(world.look().is_empty());
+        fs::remove_file(world.path("a.torrent")).unwrap();
+        assert_eq!(world.look(), ["-a"]);
+    }
+}
