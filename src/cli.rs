@@ -12,6 +12,7 @@ mod daemon;
 mod demo;
 mod exit;
 mod helper;
+mod limits;
 mod live;
 mod logging;
 mod man;
@@ -49,6 +50,7 @@ pub fn main() -> i32 {
         Command::Umount(args) => umount::run(&args),
         Command::Add(args) => add::add(&args),
         Command::Remove(args) => add::remove(&args),
+        Command::Set(args) => limits::set(&args),
         Command::Status(args) => status::run(&args),
         Command::Show(args) => show::run(args).map(|()| exit::OK),
         Command::Create(args) => create::run(args).map(|()| exit::OK),

@@ -13,7 +13,7 @@ mod watch;
 pub use changes::{Changes, Common, NotFound};
 pub use client::{ask, ask_with, sockets};
 pub use socket::{Control, Responder, prepare_directory};
-pub use status::{Status, StatusSource, Warning};
+pub use status::{Limits, Status, StatusSource, Warning};
 pub use torrent_status::{FileStatus, PeerStatus, ReadStatus, TorrentStatus, TrackerStatus};
 pub use watch::{Shelf, Watch};
 
@@ -47,12 +47,38 @@ pub enum Request {
         #[serde(default)]
         trackers: Vec<String>,
     },
+    /// Set limits. Answered by `{"ok":true}`.
+    Set {
+        /// Of this torrent only, named as for `remove`.
+        #[serde(default)]
+        torrent: Option<String>,
+        /// Of each torrent for itself, in place of all together.
+        #[serde(default)]
+        each: bool,
+        /// What.
+        #[serde(flatten)]
+        new: NewLimits,
+    },
     /// Take a torrent out: its name in the mount (with the folders that it is in), or its info-hash or the beginning of
     /// one. Answered as `add`, when it has left its swarm.
     Remove {
         /// Which.
         torrent: String,
     },
+}
+
+/// Limits to be set: rates in bytes per second, 0 for none; what is missing stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewLimits {
+    /// To peers.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "max_upload")]
+    pub upload: Option<u64>,
+    /// From peers.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "max_download")]
+    pub download: Option<u64>,
+    /// Peers of a torrent that are unchoked at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_slots: Option<usize>,
 }
 
 /// What comes back, a line each.

@@ -14,6 +14,7 @@ mod config;
 mod critical;
 mod effect;
 mod event;
+pub mod limit;
 mod pace;
 mod peer;
 mod peers;
@@ -23,7 +24,7 @@ mod reads;
 mod snapshot;
 mod torrent;
 
-pub use config::{Config, Fill};
+pub use config::{Config, Fill, Limits};
 pub use effect::{AnnounceEvent, Announcement, CloseReason, DiskJob, Effect, Opening, ReadError, Scrape};
 pub use event::{
     AnnounceOutcome, Command, Connected, DialFailure, DiskDone, HandleId, PeerEvent, PeerKey, Retry, Room,

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use super::process::{End, explain};
 use super::torrents;
 use crate::base::InfoHash;
-use crate::control::{Responder, Response, Status, StatusSource};
-use crate::net::{AddTorrent, SessionError};
+use crate::control::{NewLimits, Responder, Response, Status, StatusSource};
+use crate::net::{AddTorrent, NewBounds, SessionError};
 
 /// Answers for one process.
 pub(crate) struct Answers {
@@ -53,6 +53,24 @@ impl Responder for Answers {
             Err(SessionError::Twice) => Response::refused("the torrent is in this mount already"),
             Err(error) => Response::refused(explain(error).to_string()),
         }
+    }
+
+    fn set(&self, torrent: Option<&str>, each: bool, new: NewLimits) -> Response {
+        let bound = |rate: Option<u64>| rate.map(|rate| Some(rate).filter(|&rate| rate > 0));
+        let new = NewBounds {
+            upload: bound(new.upload),
+            download: bound(new.download),
+            upload_slots: new.upload_slots.map(|slots| Some(slots).filter(|&slots| slots > 0)),
+        };
+        let (changes, session) = (&self.source.changes, self.source.changes.session());
+        match torrent.map(|name| changes.find(name)) {
+            Some(Err(error)) => return Response::refused(error.to_string()),
+            Some(Ok(hash)) if session.limit_one(&hash, new) => {}
+            Some(Ok(_)) => return Response::refused("no such torrent is here"),
+            None if each => session.limit_each(new),
+            None => session.limit(new),
+        }
+        Response::done()
     }
 
     fn remove(&self, torrent: &str) -> Response {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{add, cache, completions, create, man, show};
+use super::{add, cache, completions, create, limits, man, show};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -37,6 +37,8 @@ pub enum Command {
     /// Take torrents out of a mount
     #[command(visible_alias = "rm")]
     Remove(add::Remove),
+    /// Change the limits of a running mount or seed, or show them
+    Set(limits::Set),
     /// Show what the running mounts and seeds are doing
     Status(StatusArgs),
     /// Show what is in a torrent file
@@ -174,6 +176,9 @@ pub struct SwarmArgs {
     /// How much to log: error, warn, info, debug, trace, or a filter such as info,btfs::net=debug
     #[arg(long, value_name = "LEVEL", env = "BTFS_LOG", default_value = "info")]
     pub log: String,
+    /// How much, and over how many connections.
+    #[command(flatten)]
+    pub limits: limits::LimitArgs,
 }
 
 /// `btfs umount`.
@@ -246,6 +251,7 @@ impl SwarmArgs {
             max_per_address: self.max_per_address,
             recheck: self.verify,
             limits: CacheLimits { size: self.cache_size, min_free: self.cache_min_free.unwrap_or_default() },
+            bounds: self.limits.bounds(),
         })
     }
 }
@@ -391,6 +397,10 @@ mod tests {
             "btfs mount a b --cache-size much",
             "btfs mount a b --cache-min-free 100%",
             "btfs mount a b --cache-min-free -1",
+            "btfs mount a b --max-upload fast",
+            "btfs mount a b --max-half-open 0",
+            "btfs set",
+            "btfs set /m --each --torrent a",
             "btfs cache",
             "btfs cache prune --older-than soon",
         ] {

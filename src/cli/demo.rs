@@ -214,6 +214,7 @@ fn session(cache_dir: PathBuf, runtime: &tokio::runtime::Runtime) -> anyhow::Res
         max_per_address: 20,
         recheck: false,
         limits: Default::default(),
+        bounds: Default::default(),
     };
     Ok(Session::start(config, runtime.handle().clone())?)
 }

@@ -2,6 +2,7 @@
 
 use super::args::{MountArgs, at_least_one, min_free, seconds, size, tracker_url};
 use super::exit::UsageError;
+use super::limits::{rate, slots};
 
 /// Applies every `-o` of `args` to it. What is left in `args.options` is for the kernel or the FUSE library.
 ///
@@ -73,6 +74,13 @@ fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<()
         ("bind" | "address", Some(value)) => swarm.bind = Some(number(value)?),
         ("max_peers", Some(value)) => swarm.max_peers = at_least_one(value)?,
         ("max_per_address", Some(value)) => swarm.max_per_address = at_least_one(value)?,
+        ("max_upload", Some(value)) => swarm.limits.max_upload = Some(rate(value)?),
+        ("max_download", Some(value)) => swarm.limits.max_download = Some(rate(value)?),
+        ("torrent_max_upload", Some(value)) => swarm.limits.torrent_max_upload = Some(rate(value)?),
+        ("torrent_max_download", Some(value)) => swarm.limits.torrent_max_download = Some(rate(value)?),
+        ("upload_slots", Some(value)) => swarm.limits.upload_slots = Some(slots(value)?),
+        ("max_connections", Some(value)) => swarm.limits.max_connections = Some(at_least_one(value)?),
+        ("max_half_open", Some(value)) => swarm.limits.max_half_open = Some(at_least_one(value)?),
         ("peer", Some(value)) => swarm.peers.push(number(value)?),
         ("tracker", Some(value)) => swarm.trackers.push(tracker_url(value)?),
         ("log", Some(value)) => swarm.log = value.to_owned(),
@@ -125,6 +133,13 @@ fn is_known(name: &str) -> bool {
         "address",
         "max_peers",
         "max_per_address",
+        "max_upload",
+        "max_download",
+        "torrent_max_upload",
+        "torrent_max_download",
+        "upload_slots",
+        "max_connections",
+        "max_half_open",
         "peer",
         "tracker",
         "log",
@@ -250,6 +265,8 @@ mod tests {
             ("max_peers=0", "option max_peers=0: at least 1 is needed"),
             ("cache_size=12", "option cache_size=12: at least 1M is needed"),
             ("cache_min_free", "option cache_min_free: needs a value"),
+            ("max_upload=fast", "option max_upload=fast: expected bytes in a second, such as 500K or 2M, or none"),
+            ("max_half_open", "option max_half_open: needs a value"),
             ("max_per_address", "option max_per_address: needs a value"),
             ("no_tracker,tracker=http://h/a", "no_tracker and a tracker exclude each other"),
         ] {

@@ -9,9 +9,9 @@ use anyhow::bail;
 
 use super::args::StatusArgs;
 use super::text::{safe, shorten};
-use super::{daemon, exit, mountpoint, paths};
+use super::{daemon, exit, limits, mountpoint, paths};
 use crate::base::size::{Bytes, Span};
-use crate::control::{Request, Status, TorrentStatus, ask, sockets};
+use crate::control::{Limits, Request, Status, TorrentStatus, ask, sockets};
 
 /// Shows it, once or until interrupted.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<i32> {
@@ -66,6 +66,11 @@ fn ask_all(files: usize) -> Vec<(PathBuf, Status)> {
         let asked: Vec<_> = asked.collect();
         asked.into_iter().filter_map(|one| one.join().ok().flatten()).collect()
     })
+}
+
+/// The process of this number, as it is seen from here.
+pub(super) fn find_process(pid: u32) -> Option<(PathBuf, Status)> {
+    ask_all(0).into_iter().find(|(_, status)| status.pid == pid)
 }
 
 fn collect(wanted: Option<&Path>) -> Vec<Status> {
@@ -125,6 +130,9 @@ pub(crate) fn human(status: &Status) -> String {
     if let Some(directory) = &status.watching {
         let _ = writeln!(text, "  watching   {}", safe(directory));
     }
+    if status.limits != Limits::default() {
+        let _ = writeln!(text, "  limits     {}", limits::describe(status)[0]);
+    }
     for torrent in &status.torrents {
         torrent_lines(&mut text, torrent);
     }
@@ -175,6 +183,10 @@ fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
         Bytes(torrent.uploaded_bytes),
         Bytes(torrent.wasted_bytes),
     );
+    let bound = |rate: Option<u64>| rate.map_or("no limit".to_owned(), |rate| format!("{}/s", Bytes(rate)));
+    if torrent.download_limit.is_some() || torrent.upload_limit.is_some() {
+        let _ = writeln!(text, "    limits     ↓ {}  ↑ {}", bound(torrent.download_limit), bound(torrent.upload_limit));
+    }
     let _ = writeln!(text, "    cache      {} in {}", Bytes(torrent.cache_bytes), safe(&torrent.cache));
     if torrent.corrupt_pieces + torrent.repaired_pieces > 0 {
         let (corrupt, repaired) = (torrent.corrupt_pieces, torrent.repaired_pieces);

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::client::is_answered;
-use super::{Request, Response, Status};
+use super::{NewLimits, Request, Response, Status};
 use crate::proto::metainfo::MAX_TORRENT_BYTES;
 
 /// A listening control socket; dropping it removes the file and ends the connections.
@@ -34,6 +34,8 @@ pub trait Responder: Send + Sync + 'static {
     fn end(&self);
     /// A torrent is to come, whose file is `file`.
     fn add(&self, file: Vec<u8>, peers: Vec<SocketAddr>, trackers: Vec<String>) -> Response;
+    /// Limits are to be others: of one torrent, of `each` for itself, or of all together.
+    fn set(&self, torrent: Option<&str>, each: bool, new: NewLimits) -> Response;
     /// A torrent is to go.
     fn remove(&self, torrent: &str) -> Response;
 }
@@ -188,6 +190,9 @@ async fn serve(stream: UnixStream, responder: &Arc<dyn Responder>) -> io::Result
                 timeout(IDLE, read.read_exact(&mut file)).await?;
                 blocking(responder, move |responder| responder.add(file, peers, trackers)).await
             }
+            Ok(Request::Set { torrent, each, new }) => {
+                blocking(responder, move |responder| responder.set(torrent.as_deref(), each, new)).await
+            }
             Ok(Request::Remove { torrent }) => blocking(responder, move |responder| responder.remove(&torrent)).await,
             Err(error) => Response::refused(error),
         };
@@ -252,6 +257,7 @@ mod tests {
                 bind: None,
                 watching: None,
                 waiting_reads: 0,
+                limits: Default::default(),
                 torrents: Vec::new(),
                 warnings: Vec::new(),
                 log: None,
@@ -265,6 +271,10 @@ mod tests {
         fn add(&self, file: Vec<u8>, peers: Vec<SocketAddr>, trackers: Vec<String>) -> Response {
             let path = format!("{} {peers:?} {trackers:?}", String::from_utf8(file).unwrap());
             Response { path: Some(path), ..Response::done() }
+        }
+
+        fn set(&self, torrent: Option<&str>, each: bool, new: NewLimits) -> Response {
+            Response { path: Some(format!("{torrent:?} {each} {new:?}")), ..Response::done() }
         }
 
         fn remove(&self, torrent: &str) -> Response {
@@ -317,6 +327,11 @@ mod tests {
         let mut said = String::new();
         std::io::BufReader::new(&stream).read_line(&mut said).unwrap();
         assert!(said.contains("no torrent file has more than"), "{said}");
+        let stream = connect();
+        (&stream).write_all(b"{\"cmd\":\"set\",\"max_upload\":0,\"each\":true}\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let new = NewLimits { upload: Some(0), ..NewLimits::default() };
+        assert_eq!(answers(&stream)[0].path, Some(format!("None true {new:?}")));
         let (answer, _) = ask(Request::Remove { torrent: "x y".into() });
         assert_eq!((answer.ok, answer.error.as_deref()), (false, Some("x y")));
         let (_, stream) = ask(Request::Umount);

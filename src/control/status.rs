@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Changes;
 use super::torrent_status::{TorrentStatus, torrent_status};
+use crate::net::Bounds;
 
 /// One process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,12 +36,42 @@ pub struct Status {
     pub watching: Option<String>,
     /// Reads that wait in the mount.
     pub waiting_reads: usize,
+    /// What bounds its traffic.
+    #[serde(default)]
+    pub limits: Limits,
     /// The torrents.
     pub torrents: Vec<TorrentStatus>,
     /// The last warnings, oldest first.
     pub warnings: Vec<Warning>,
     /// Where it logs to.
     pub log: Option<String>,
+}
+
+/// Bounds on the traffic of a process: bytes per second of payload, `None` without a bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// To peers, all torrents together.
+    pub upload: Option<u64>,
+    /// From peers, all torrents together.
+    pub download: Option<u64>,
+    /// To peers, of each torrent that is yet to come.
+    pub torrent_upload: Option<u64>,
+    /// From peers, of each torrent that is yet to come.
+    pub torrent_download: Option<u64>,
+    /// Peers of a torrent that are unchoked at a time; `None`: as many as make the whole faster.
+    pub upload_slots: Option<usize>,
+}
+
+impl Limits {
+    fn of(bounds: Bounds) -> Self {
+        Self {
+            upload: bounds.all.upload,
+            download: bounds.all.download,
+            torrent_upload: bounds.each.upload,
+            torrent_download: bounds.each.download,
+            upload_slots: bounds.upload_slots,
+        }
+    }
 }
 
 /// A warning or error that was logged.
@@ -81,7 +112,8 @@ impl StatusSource {
         let torrents = torrents.iter().map(|torrent| {
             let hash = torrent.metainfo().info_hash;
             let shown = mount.as_ref().zip(hash).and_then(|(mount, hash)| mount.path_of(&hash));
-            torrent_status(torrent, shown.map(|path| text(&path)), files)
+            let rates = hash.and_then(|hash| session.rates_of(&hash)).unwrap_or_default();
+            torrent_status(torrent, shown.map(|path| text(&path)), rates, files)
         });
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -94,6 +126,7 @@ impl StatusSource {
             bind: session.bind(),
             watching: self.watching.as_deref().map(text),
             waiting_reads: mount.as_ref().map_or(0, |mount| mount.waiting_reads()),
+            limits: Limits::of(session.bounds()),
             torrents: torrents.collect(),
             warnings: (self.warnings)(),
             log: self.log.clone(),

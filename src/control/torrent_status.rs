@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Bitfield, Layout, PieceRange};
 use crate::engine::{PeerSnapshot, ReadSnapshot, TorrentSnapshot, TrackerSnapshot};
-use crate::net::TorrentHandle;
+use crate::net::{Rates, TorrentHandle};
 use crate::proto::metainfo::{EntryKind, Metainfo};
 
 /// One torrent. Rates are bytes per second.
@@ -41,6 +41,12 @@ pub struct TorrentStatus {
     pub download_rate: u64,
     /// To peers, lately.
     pub upload_rate: u64,
+    /// From peers, at most; none without a bound of its own.
+    #[serde(default)]
+    pub download_limit: Option<u64>,
+    /// To peers, at most; none without a bound of its own.
+    #[serde(default)]
+    pub upload_limit: Option<u64>,
     /// From peers, in this life of the process.
     pub downloaded_bytes: u64,
     /// To peers, in this life of the process.
@@ -167,8 +173,13 @@ pub struct ReadStatus {
     pub waiting_for: String,
 }
 
-/// The state of one torrent that is shown at `path`, with at most `files` files. Blocking.
-pub(super) fn torrent_status(torrent: &TorrentHandle, path: Option<String>, files: usize) -> TorrentStatus {
+/// The state of one torrent that is shown at `path` and bounded by `rates`, with at most `files` files. Blocking.
+pub(super) fn torrent_status(
+    torrent: &TorrentHandle,
+    path: Option<String>,
+    rates: Rates,
+    files: usize,
+) -> TorrentStatus {
     let metainfo = torrent.metainfo();
     let layout = &metainfo.layout;
     let snapshot = torrent.snapshot();
@@ -193,6 +204,8 @@ pub(super) fn torrent_status(torrent: &TorrentHandle, path: Option<String>, file
         progress: fraction(have_bytes, total),
         download_rate: snapshot.download_rate,
         upload_rate: snapshot.upload_rate,
+        download_limit: rates.download,
+        upload_limit: rates.upload,
         downloaded_bytes: snapshot.downloaded_bytes,
         uploaded_bytes: snapshot.uploaded_bytes,
         wasted_bytes: snapshot.wasted_bytes,

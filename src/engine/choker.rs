@@ -48,6 +48,8 @@ pub(crate) struct Choker {
     optimistic_until: Option<Instant>,
     next_tick: Option<Instant>,
     growth: Growth,
+    /// So many slots in all, not more and not fewer.
+    fixed: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,8 +72,8 @@ struct Growth {
 }
 
 impl Choker {
-    /// Nobody has a slot.
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Nobody has a slot. `slots`: so many in all, the optimistic one among them; `None`: as many as pay.
+    pub(crate) fn new(seed: u64, slots: Option<usize>) -> Self {
         Self {
             rng: fastrand::Rng::with_seed(seed),
             unchoked: BTreeMap::new(),
@@ -80,7 +82,13 @@ impl Choker {
             optimistic_until: None,
             next_tick: None,
             growth: Growth::default(),
+            fixed: slots,
         }
+    }
+
+    /// So many slots from the next ranking on, as in [`new`](Self::new).
+    pub(crate) fn set_slots(&mut self, slots: Option<usize>) {
+        self.fixed = slots;
     }
 
     /// Ranks all connected peers anew and returns the changes: `true` is unchoke. Call it when [`Self::poll_timeout`]
@@ -126,7 +134,7 @@ impl Choker {
         let taken = self.unchoked.values().filter(|slot| slot.interested).count();
         // A peer that we have just choked waits for the tick: its slot was given away on purpose.
         let resting = self.choked_at.get(&peer.key).is_some_and(|&at| now.saturating_duration_since(at) < TICK);
-        if taken > self.regular_slots() || resting {
+        if taken >= self.slots() || resting {
             return false;
         }
         self.give(now, peer);
@@ -161,7 +169,16 @@ impl Choker {
     }
 
     fn regular_slots(&self) -> usize {
-        BASE_SLOTS + self.growth.extra
+        match self.fixed {
+            // Of one, a peer that gives is worth more than luck.
+            Some(fixed) => fixed.saturating_sub(1).max(1),
+            None => BASE_SLOTS + self.growth.extra,
+        }
+    }
+
+    /// With the optimistic one.
+    fn slots(&self) -> usize {
+        self.fixed.unwrap_or(self.regular_slots() + 1)
     }
 
     fn give(&mut self, now: Instant, peer: &ChokePeer) {
@@ -214,6 +231,10 @@ impl Choker {
 
     /// Gives the optimistic slot to somebody else every 30 s, or when its holder wants nothing any more.
     fn turn_optimistic(&mut self, now: Instant, mode: ChokeMode, wanting: &[&ChokePeer]) {
+        if self.slots() <= self.regular_slots() {
+            self.optimistic = None;
+            return;
+        }
         let holder = self.optimistic.filter(|key| wanting.iter().any(|peer| peer.key == *key));
         if holder.is_some() && self.optimistic_until.is_some_and(|until| now < until) {
             return;
@@ -320,7 +341,7 @@ mod tests {
         fn new(mode: ChokeMode, count: u64) -> Self {
             let now = Instant::now();
             let peers = (0..count).map(|key| peer(key, now)).collect();
-            Self { choker: Choker::new(7), now: now + 10 * TICK, mode, peers }
+            Self { choker: Choker::new(7, None), now: now + 10 * TICK, mode, peers }
         }
 
         fn tick(&mut self) -> Vec<(PeerKey, bool)> {
@@ -347,6 +368,27 @@ mod tests {
             upload_rate: 5000,
             uploaded_bytes: 0,
             connected_at,
+        }
+    }
+
+    #[test]
+    fn slots_that_are_counted_out_are_never_more() {
+        for slots in [1, 2, 5] {
+            for mode in [ChokeMode::Leech, ChokeMode::Seed] {
+                let mut swarm = Swarm::new(mode, 20);
+                swarm.choker.set_slots(Some(slots));
+                let peers = swarm.peers.clone();
+                let now = swarm.now;
+                let given = peers.iter().filter(|peer| swarm.choker.on_interested(now, peer)).count();
+                assert_eq!(given, slots);
+                let mut served = std::collections::BTreeSet::new();
+                for _ in 0..60 {
+                    swarm.tick();
+                    assert_eq!(swarm.unchoked().len(), slots, "{mode:?}");
+                    served.extend(swarm.unchoked());
+                }
+                assert!(served.len() > slots, "others get their turn: {served:?}");
+            }
         }
     }
 
@@ -430,7 +472,7 @@ mod tests {
         let mut fresh = 0;
         for seed in 0..400 {
             let mut swarm = Swarm::new(ChokeMode::Leech, 10);
-            swarm.choker = Choker::new(seed);
+            swarm.choker = Choker::new(seed, None);
             for peer in &mut swarm.peers[..8] {
                 peer.download_rate = 1000;
             }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::limit::Allowance;
 use crate::base::{Bitfield, InfoHash, Layout, PeerId};
 
 /// Everything that [`Torrent::new`](super::Torrent::new) needs beside the time and a seed.
@@ -42,6 +43,17 @@ pub struct Config {
     pub own_addrs: Vec<SocketAddr>,
     /// The storage can only be read (`seed` of existing files): missing pieces are never fetched.
     pub read_only: bool,
+    /// Bounds on what it may do.
+    pub limits: Limits,
+}
+
+/// Bounds that people set; none by default.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Payload received.
+    pub download: Allowance,
+    /// Peers that are unchoked at a time; `None`: as many as make the whole faster.
+    pub upload_slots: Option<usize>,
 }
 
 /// What is fetched without a reader asking for it.

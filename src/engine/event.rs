@@ -99,6 +99,10 @@ pub enum Command {
     Evicted(Vec<PieceIndex>),
     /// The cache has more or less room from now on.
     Room(Room),
+    /// The bounds on rates are others from now on.
+    NewLimits,
+    /// So many peers are unchoked at a time from now on; `None`: as many as make the whole faster.
+    UploadSlots(Option<usize>),
     /// The torrent ends: `stopped` is announced; no peer is dialled any more, waiting reads fail.
     Stop,
 }

@@ -94,6 +94,8 @@ pub struct Torrent {
     /// window and its read one after the other, and may want them again at once.
     forsaken: BTreeMap<PieceIndex, Instant>,
     next_chores: Option<Instant>,
+    /// When more may be asked for, by the bounds on rates.
+    next_allowance: Option<Instant>,
     /// Since when readers wait without any unchoked source.
     starving_since: Option<Instant>,
     dirty: Dirty,
@@ -158,13 +160,14 @@ impl Torrent {
             peers: Peers::default(),
             departed: VecDeque::new(),
             candidates: Candidates::new(config.own_addrs.clone(), config.private, seed ^ 2),
-            choker: Choker::new(seed ^ 3),
+            choker: Choker::new(seed ^ 3, config.limits.upload_slots),
             announcer: Announcer::new(&config.user_trackers, &config.trackers, now, seed ^ 4),
             due: BTreeSet::new(),
             late: BTreeSet::new(),
             wake: BTreeSet::new(),
             forsaken: BTreeMap::new(),
             next_chores: None,
+            next_allowance: None,
             starving_since: None,
             dirty: Dirty { checks: true, ..Dirty::default() },
             totals: Counters {
@@ -261,6 +264,8 @@ impl Torrent {
             Command::Suspect(pieces) => self.suspect(pieces),
             Command::Evicted(pieces) => self.evicted(&pieces),
             Command::Room(room) => self.set_room(now, room),
+            Command::NewLimits => self.dirty.everybody = true,
+            Command::UploadSlots(slots) => self.choker.set_slots(slots),
             Command::Stop => self.stop(now),
         }
         self.finish(now);
@@ -284,6 +289,10 @@ impl Torrent {
             self.disk.retry_at = None;
             self.dirty.everybody = true;
             self.dirty.checks = true;
+        }
+        if self.next_allowance.is_some_and(|at| at <= now) {
+            self.next_allowance = None;
+            self.dirty.everybody = true;
         }
         if self.choker.poll_timeout().is_some_and(|at| at <= now) {
             self.rank_uploads(now);
@@ -313,6 +322,7 @@ impl Torrent {
             self.reads.poll_timeout(),
             self.disk.retry_at,
             self.next_chores,
+            self.next_allowance,
             self.forsaken.values().min().copied(),
             self.next_plan,
             self.choker.poll_timeout().filter(|_| !self.peers.is_empty()),
@@ -394,7 +404,7 @@ impl Torrent {
             self.close(now, peer, CloseReason::Stopped);
         }
         self.demand = Demand::default();
-        (self.next_chores, self.disk.retry_at) = (None, None);
+        (self.next_chores, self.next_allowance, self.disk.retry_at) = (None, None, None);
         self.wake.clear();
         self.forsaken.clear();
         self.dirty = Dirty::default();

@@ -22,6 +22,7 @@ use tracing::debug;
 use self::outgoing::Outgoing;
 use self::receive::Receiver;
 use self::upload::Uploader;
+use crate::engine::limit::Allowance;
 use crate::engine::{PeerEvent, PeerKey};
 use crate::proto::wire::{Message, codec};
 use crate::storage::{DiskPool, StorageError, Store};
@@ -46,6 +47,8 @@ pub(super) struct Peer {
     pub store: Arc<Store>,
     /// Who reads them when the disk has to be waited for.
     pub pool: DiskPool,
+    /// How much may be sent.
+    pub upload: Allowance,
 }
 
 /// Serves one connection until it ends, the torrent's task drops `outbox`, or something is wrong.
@@ -107,7 +110,7 @@ impl Connection {
             key: peer.key,
             receiver: Receiver::new(peer.store.layout().clone()),
             out: Outgoing::new(peer.store.clone(), peer.pool.clone()),
-            uploader: Uploader::new(peer.fast, peer.store, peer.pool),
+            uploader: Uploader::new(peer.fast, peer.store, peer.pool, peer.upload),
             last_write: Instant::now(),
             ahead_bytes: MIN_AHEAD_BYTES,
         }
@@ -125,7 +128,8 @@ impl Connection {
             if self.out.held_bytes() > MAX_BACKLOG_BYTES {
                 return End::Backlog;
             }
-            // All arms are cancel-safe: readiness and channels.
+            let refill = self.uploader.held_back_until();
+            // All arms are cancel-safe: readiness, channels and time.
             let turn = tokio::select! {
                 messages = outbox.recv() => match messages {
                     Some(messages) => {
@@ -157,6 +161,7 @@ impl Connection {
                     self.last_write = Instant::now();
                     if read { Ok(()) } else { Err(End::Unread) }
                 }
+                () = async { sleep_until(refill.unwrap_or_else(Instant::now)).await }, if refill.is_some() => Ok(()),
                 () = timer.as_mut() => {
                     let turn = self.tick(inbox).await;
                     timer.as_mut().reset(Instant::now() + TICK);

@@ -18,13 +18,28 @@ pub(super) struct Registry {
     addresses: Mutex<HashMap<IpAddr, usize>>,
     /// Descriptors that connections may take: the rest is for files, the mount and ourselves.
     descriptors: Arc<Semaphore>,
+    /// Connections that may be being opened.
+    half_open: Arc<Semaphore>,
 }
 
 impl Registry {
-    /// `max_descriptors`: connections of all torrents, both directions.
-    pub(super) fn new(peer_id: PeerId, max_per_address: usize, max_descriptors: usize) -> Self {
-        let descriptors = Arc::new(Semaphore::new(max_descriptors.min(Semaphore::MAX_PERMITS)));
-        Self { peer_id, max_per_address, torrents: Mutex::default(), addresses: Mutex::default(), descriptors }
+    /// `max_connections`: of all torrents, both directions; `max_half_open`: those of them that we are opening.
+    pub(super) fn new(peer_id: PeerId, max_per_address: usize, max_connections: usize, max_half_open: usize) -> Self {
+        let places = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        let (descriptors, half_open) = (places(max_connections), places(max_half_open));
+        Self {
+            peer_id,
+            max_per_address,
+            torrents: Mutex::default(),
+            addresses: Mutex::default(),
+            descriptors,
+            half_open,
+        }
+    }
+
+    /// The right to open a connection now, held until it is open or is none; unless too many are being opened.
+    pub(super) fn opening(&self) -> Option<OwnedSemaphorePermit> {
+        self.half_open.clone().try_acquire_owned().ok()
     }
 
     /// What we call ourselves.
@@ -122,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_address_has_only_so_many_places_and_gets_them_back() {
-        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 10));
+        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 10, 5));
         let (one, other): (IpAddr, IpAddr) = ("2001:db8::1".parse().unwrap(), "2001:db8::ffff".parse().unwrap());
         let first = registry.incoming(one).unwrap();
         let _second = registry.incoming(other).unwrap();
@@ -134,7 +149,7 @@ mod tests {
 
     #[test]
     fn all_connections_share_the_descriptors() {
-        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 2));
+        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 2, 5));
         let outgoing = registry.outgoing().unwrap();
         let _incoming = registry.incoming("192.0.2.1".parse().unwrap()).unwrap();
         assert!(registry.outgoing().is_none() && registry.incoming("192.0.2.2".parse().unwrap()).is_none());
@@ -143,8 +158,17 @@ mod tests {
     }
 
     #[test]
+    fn only_so_many_connections_are_being_opened() {
+        let registry = Registry::new(PeerId([1; 20]), 2, 10, 1);
+        let opening = registry.opening().unwrap();
+        assert!(registry.opening().is_none());
+        drop(opening);
+        assert!(registry.opening().is_some());
+    }
+
+    #[test]
     fn nothing_is_remembered_of_addresses_that_are_gone() {
-        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 10));
+        let registry = Arc::new(Registry::new(PeerId([1; 20]), 2, 10, 5));
         drop(registry.incoming("192.0.2.1".parse().unwrap()));
         assert!(lock(&registry.addresses).is_empty());
     }

@@ -1,6 +1,9 @@
 //! One process's part in BitTorrent: ports, the peer id, the torrents.
 
 mod content;
+mod limits;
+
+pub use self::limits::NewBounds;
 
 use std::collections::HashSet;
 use std::io;
@@ -15,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{Instrument, debug, info_span, warn};
 
+use self::limits::TorrentLimits;
 use super::TorrentHandle;
 use super::dial::Greeted;
 use super::http::HttpClient;
@@ -24,6 +28,7 @@ use super::torrent_task::{self, Tools, TorrentParts};
 use super::tracker_client::TrackerClient;
 use super::udp_tracker::UdpTrackers;
 use crate::base::{InfoHash, PeerId};
+use crate::engine::limit::RateLimit;
 use crate::engine::{self, Command, Fill, Source};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::wire::Handshake;
@@ -57,6 +62,32 @@ pub struct SessionConfig {
     pub recheck: bool,
     /// How large the cache may become.
     pub limits: CacheLimits,
+    /// How much may flow, and over how many connections.
+    pub bounds: Bounds,
+}
+
+/// Bounds on the traffic of a process; none by default. Rates are bytes of payload per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Those of all torrents together.
+    pub all: Rates,
+    /// Those of each torrent.
+    pub each: Rates,
+    /// Peers of a torrent that are unchoked at a time; `None`: as many as make the whole faster.
+    pub upload_slots: Option<usize>,
+    /// Connections of all torrents together; `None`: as many as there are descriptors for.
+    pub max_connections: Option<usize>,
+    /// Connections that are being opened at a time, of all torrents; `None`: 100.
+    pub max_half_open: Option<usize>,
+}
+
+/// Bounds on both directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// To peers.
+    pub upload: Option<u64>,
+    /// From peers.
+    pub download: Option<u64>,
 }
 
 /// A torrent to join.
@@ -109,23 +140,29 @@ struct Shared {
     http: HttpClient,
     udp: UdpTrackers,
     registry: Arc<Registry>,
+    /// The bounds on the rates of all torrents together.
+    upload: Arc<RateLimit>,
+    download: Arc<RateLimit>,
     /// Sent with all announces of this life.
     announce_key: u32,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// Opened when the session starts, or with the first torrent, whose slot remembers the port.
     port: Option<u16>,
     listeners: Vec<AbortHandle>,
     torrents: Vec<Running>,
+    /// As they are now, for torrents that are yet to come.
+    bounds: Bounds,
 }
 
 #[derive(Debug)]
 struct Running {
     info_hash: InfoHash,
     handle: TorrentHandle,
+    limits: TorrentLimits,
     /// Nothing is ever sent: it is closed when the task has ended.
     ended: Receiver<()>,
 }
@@ -143,7 +180,10 @@ impl Session {
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
         // The other half is for files, the mount, and what is open for a moment.
         let descriptors = (descriptor_limit() / 2).saturating_sub(8).max(8) as usize;
-        let registry = Arc::new(Registry::new(fresh_peer_id(), config.max_per_address, descriptors));
+        let bounds = config.bounds;
+        let connections = bounds.max_connections.map_or(descriptors, |most| most.min(descriptors));
+        let half_open = bounds.max_half_open.unwrap_or(MAX_HALF_OPEN);
+        let registry = Arc::new(Registry::new(fresh_peer_id(), config.max_per_address, connections, half_open));
         let session = Self {
             shared: Arc::new(Shared {
                 http: HttpClient::new(config.bind),
@@ -151,8 +191,10 @@ impl Session {
                 cache,
                 pool: DiskPool::new(threads),
                 registry,
+                upload: Arc::new(RateLimit::new(bounds.all.upload)),
+                download: Arc::new(RateLimit::new(bounds.all.download)),
                 announce_key: fastrand::u32(..),
-                state: Mutex::default(),
+                state: Mutex::new(State { port: None, listeners: Vec::new(), torrents: Vec::new(), bounds }),
                 config,
                 runtime,
             }),
@@ -254,6 +296,7 @@ impl Session {
             info: metainfo.info.clone(),
         };
         let read_only = data.is_some();
+        let limits = self.limits();
         let OpenedStore { store, have, unchecked, warnings } = match data {
             Some(data) => Store::adopt(cache, files, content::find(&metainfo, &data), config.recheck)?,
             None => Store::open(cache, files, config.recheck)?,
@@ -281,6 +324,7 @@ impl Session {
             client: concat!("btfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             own_addrs: Vec::new(),
             read_only,
+            limits: engine::Limits { download: limits.download.clone(), upload_slots: self.upload_slots() },
         };
         let (handle, requests) = TorrentHandle::channel(metainfo, store.clone(), pool.clone());
         let (alive, ended) = channel();
@@ -293,6 +337,7 @@ impl Session {
                 pool: pool.clone(),
                 handshake: Handshake::new(info_hash, registry.peer_id()),
                 bind: config.bind,
+                upload: limits.upload.clone(),
                 trackers: TrackerClient {
                     http: self.shared.http.clone(),
                     udp: self.shared.udp.clone(),
@@ -310,7 +355,7 @@ impl Session {
             torrent_task::run(parts).await;
         };
         self.shared.runtime.spawn(task.instrument(info_span!("torrent", hash = short_hash)));
-        self.state().torrents.push(Running { info_hash, handle: handle.clone(), ended });
+        self.state().torrents.push(Running { info_hash, handle: handle.clone(), limits, ended });
         Ok(handle)
     }
 
@@ -380,6 +425,8 @@ fn fresh_peer_id() -> PeerId {
     PeerId(id)
 }
 
+/// Connections that are being opened at a time: what a router of a home can be expected to bear.
+const MAX_HALF_OPEN: usize = 100;
 /// Under this name a slot remembers the port.
 const PORT_KEY: &str = "port";
 /// Connections that wait for a torrent's task; more are dropped.

@@ -29,6 +29,7 @@ use super::registry::Registry;
 use super::torrent_handle::{PendingRead, Request, Requests};
 use super::tracker_client::TrackerClient;
 use crate::base::{Bitfield, PieceRange};
+use crate::engine::limit::Allowance;
 use crate::engine::{
     AnnounceOutcome, Announcement, Command, Config, DialFailure, DiskDone, Effect, Opening, PeerKey, Room, Scrape,
     ScrapeOutcome, Ticket, Torrent, TrackerId,
@@ -60,6 +61,8 @@ pub(super) struct Tools {
     pub handshake: Handshake,
     /// The address to dial from.
     pub bind: Option<IpAddr>,
+    /// How much may be sent.
+    pub upload: Allowance,
     /// Who announces.
     pub trackers: TrackerClient,
     /// Where outgoing connections find a place.
@@ -389,7 +392,13 @@ impl TorrentTask {
         let key = PeerKey(self.next_peer);
         self.next_peer += 1;
         let (sender, outbox) = mpsc::unbounded_channel();
-        let peer = Peer { key, fast: connected.fast, store: self.tools.store.clone(), pool: self.tools.pool.clone() };
+        let peer = Peer {
+            key,
+            fast: connected.fast,
+            store: self.tools.store.clone(),
+            pool: self.tools.pool.clone(),
+            upload: self.tools.upload.clone(),
+        };
         let inbox = self.from_peers_sender.clone();
         debug!(peer = key.0, addr = %connected.addr, outgoing = connected.outgoing, "connected");
         let task = self.peer_tasks.spawn(async move {
@@ -452,12 +461,20 @@ impl TorrentTask {
     }
 
     fn dial(&mut self, addr: SocketAddr, opening: Option<Opening>) {
-        let place = self.tools.registry.outgoing().filter(|_| self.dialling < MAX_DIALLING && self.stopping.is_none());
-        let Some(place) = place else { return self.engine.handle_dial_failed(now(), addr, DialFailure::Busy) };
+        let may = self.dialling < MAX_DIALLING && self.stopping.is_none();
+        let opening_place = may.then(|| self.tools.registry.opening()).flatten();
+        let places = opening_place.and_then(|opening| Some((opening, self.tools.registry.outgoing()?)));
+        let Some((half_open, place)) = places else {
+            return self.engine.handle_dial_failed(now(), addr, DialFailure::Busy);
+        };
         self.dialling += 1;
         let (handshake, bind) = (self.tools.handshake, self.tools.bind);
         let dialling = dial::dial(addr, handshake, opening, bind, place);
-        let task = self.errands.spawn(async move { ErrandDone::Dialled(dialling.await) });
+        let task = self.errands.spawn(async move {
+            let dialled = dialling.await;
+            drop(half_open);
+            ErrandDone::Dialled(dialled)
+        });
         self.errand_names.insert(task.id(), Errand::Dial(addr));
     }
 

@@ -121,5 +121,6 @@ pub fn config(pieces: u32, fill: Fill) -> Config {
         client: "bench".to_owned(),
         own_addrs: Vec::new(),
         read_only: false,
+        limits: Default::default(),
     }
 }

@@ -3,6 +3,7 @@ mod changes;
 mod clients;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod limits;
 mod others;
 mod players;
 mod trackers;

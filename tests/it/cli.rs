@@ -189,7 +189,7 @@ fn mistakes_on_the_command_line_are_usage_errors() {
 fn every_command_has_a_help_that_fits_its_options() {
     let home = Home::new();
     let commands =
-        ["mount", "umount", "add", "remove", "status", "show", "create", "seed", "demo", "completions", "man"];
+        ["mount", "umount", "add", "remove", "set", "status", "show", "create", "seed", "demo", "completions", "man"];
     let output = home.btfs(&["--help"]);
     assert!(output.status.success());
     for command in commands {
@@ -220,6 +220,13 @@ fn every_command_has_a_help_that_fits_its_options() {
         "--log",
         "--tracker",
         "--no-tracker",
+        "--max-upload",
+        "--max-download",
+        "--torrent-max-upload",
+        "--torrent-max-download",
+        "--upload-slots",
+        "--max-connections",
+        "--max-half-open",
     ] {
         assert!(text(&home.btfs(&["mount", "--help"]).stdout).contains(option), "{option}");
     }
@@ -260,6 +267,8 @@ fn asking_where_nothing_runs_is_answered_plainly() {
         &["umount", "/proc"],
         &["add", "mnt", &good],
         &["remove", "mnt", "x"],
+        &["set", "mnt", "--max-upload", "1M"],
+        &["set", "999999999"],
     ] {
         let output = home.btfs(command);
         assert_eq!(output.status.code(), Some(1));

@@ -1,6 +1,7 @@
 //! Whole sessions on loopback: among themselves, and against peers that do everything wrong.
 
 mod attacks;
+mod limits;
 mod peer;
 mod swarm;
 
@@ -43,6 +44,7 @@ impl Node {
             max_per_address: 1000,
             recheck: false,
             limits: Default::default(),
+            bounds: Default::default(),
         };
         adjust(&mut config);
         let session = Session::start(config, runtime.handle().clone()).unwrap();

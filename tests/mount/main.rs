@@ -6,6 +6,7 @@ mod faults;
 mod harness;
 mod helper;
 mod journal;
+mod limits;
 mod owners;
 mod semantics;
 mod users;

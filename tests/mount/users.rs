@@ -30,6 +30,7 @@ macro_rules! as_user {
 
 as_user! {
     bounded_caches: "cache::", 1, [];
+    limits_of_rates: "limits::", 1, [];
     torrents_that_come_and_go: "changes::", 2, [];
     altered_caches: "faults::altered::", 2, [];
     the_corpus: "faults::corpus::", 1, [];

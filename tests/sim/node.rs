@@ -94,6 +94,7 @@ pub fn mount_config(world: &World) -> Config {
         client: "btfs sim".into(),
         own_addrs: Vec::new(),
         read_only: false,
+        limits: Default::default(),
     }
 }
 

@@ -26,6 +26,7 @@ impl Torrent {
         let due = now + patience.min(if peer.pace.is_proven() { EXPIRY } else { HASTE });
         let expected = Duration::from_secs_f64(expected);
         peer.ask(now, block, NewRequest { expected, due, bytes: range.length, warm });
+        self.spend(now, range.length);
         self.due.insert((due, key, block));
         self.late.remove(&block);
         self.note_openness(block.piece);
@@ -45,6 +46,7 @@ impl Torrent {
     fn free_request(&mut self, now: Instant, key: PeerKey, block: BlockId) {
         let Some(request) = self.peers.get_mut(&key).and_then(|peer| peer.free(now, block)) else { return };
         self.due.remove(&(request.due, key, block));
+        self.refund(now, request.bytes);
         if self.assembly.unask(block, key) {
             self.late.remove(&block);
             self.note_openness(block.piece);
@@ -88,8 +90,9 @@ impl Torrent {
         begin: u32,
         data: Bytes,
     ) -> Result<(), CloseReason> {
-        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        self.spend(now, bytes);
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         self.totals.received.add(now, data.len() as u64);
         let Some(range) = self.layout.block_ref(piece, begin, bytes) else {
             self.totals.wasted_bytes += data.len() as u64;
@@ -107,6 +110,8 @@ impl Torrent {
         peer.served(now, block, request.as_ref(), bytes);
         if let Some(request) = request {
             self.due.remove(&(request.due, key, block));
+            // That was spent when it was asked for.
+            self.refund(now, request.bytes);
         }
         self.dirty.peers.insert(key);
         let Taken::Fresh { others, progress } = self.assembly.take(block, key, data) else {
@@ -196,6 +201,7 @@ impl Torrent {
         let until = peer.refused(now, block, request.sent);
         self.wake.insert((until, key));
         self.due.remove(&(request.due, key, block));
+        self.refund(now, request.bytes);
         self.assembly.unask(block, key);
         self.late.remove(&block);
         self.note_openness(block.piece);

@@ -327,7 +327,7 @@ impl Torrent {
     }
 }
 
-/// What memory and cache allow to ask for.
+/// What memory, cache and bounds on the rate allow to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Memory {
     Plenty,

@@ -61,6 +61,7 @@ impl Torrent {
         }
         let mut turn = self.turn(now);
         if turn.memory == Memory::Exhausted {
+            self.await_allowance(now);
             return;
         }
         if !everybody {
@@ -76,11 +77,12 @@ impl Torrent {
                 self.serve(&mut turn, queue);
             }
         }
+        self.await_allowance(now);
     }
 
     /// Gives these peers what they can take, the soonest first.
     fn serve(&mut self, turn: &mut Turn, mut queue: BinaryHeap<Reverse<(u64, PeerKey)>>) {
-        while let Some(Reverse((_, key))) = queue.pop() {
+        while let Some(Reverse((_, key))) = queue.pop().filter(|_| turn.memory < Memory::Exhausted) {
             let Some(&server) = self.peers.server(key) else { continue };
             let eta = server.eta(turn.mean);
             if self.takes_nothing(turn, &server, eta) {
@@ -90,6 +92,7 @@ impl Torrent {
             let Some(block) = self.pick(turn, &server, eta) else { continue };
             if self.ask(turn.now, key, block, eta, false) {
                 turn.all.outstanding += BLOCK;
+                turn.memory = turn.memory.max(self.allowed(turn.now));
                 turn.hopeless_from.set(f64::INFINITY);
                 self.peers.refresh(turn.now);
                 queue.extend(self.peers.server(key).and_then(|server| place_in_queue(turn, server)));
@@ -112,7 +115,7 @@ impl Torrent {
         let proven = self.peers.is_any_proven();
         Turn {
             now,
-            memory: self.memory(),
+            memory: self.memory().max(self.allowed(now)),
             mean,
             rtt: self.peers.mean_rtt().unwrap_or(FRESH_RTT.as_secs_f64()),
             all: self.peers.crew(mean),

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::Torrent;
+use super::disk::Memory;
 use crate::base::{Bitfield, PieceIndex};
 use crate::engine::PeerKey;
 use crate::engine::peer::Peer;
@@ -109,7 +110,7 @@ impl Torrent {
 
     /// Asks each warm peer that was not asked for long for one block of what the handles need next.
     pub(super) fn keep_warm(&mut self, now: Instant) {
-        if self.recent.is_empty() {
+        if self.recent.is_empty() || self.allowed(now) == Memory::Exhausted {
             return;
         }
         let paused = self.last_demand.is_some_and(|at| now.saturating_duration_since(at) < PAUSE);

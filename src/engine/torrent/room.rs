@@ -1,12 +1,15 @@
-//! A cache that is bounded: pieces that went, and what is not fetched for want of room. Peers are told (BEP 54).
+//! What is not fetched although it is wanted: a cache that is bounded, and the pieces that went from it, of which peers are
+//! told (BEP 54); a rate that is bounded.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::Torrent;
+use super::disk::Memory;
 use crate::base::{BLOCK_BYTES, PieceIndex, PieceRange};
 use crate::engine::assembly::Phase;
+use crate::engine::limit::Claim;
 use crate::engine::{CloseReason, DiskJob, Effect, PeerKey, Room};
 use crate::proto::wire::Message;
 use crate::proto::wire::extension::HANDSHAKE_ID;
@@ -73,6 +76,46 @@ impl Torrent {
                 self.effects.push_back(Effect::Disk(DiskJob::Discard { piece, attempt }));
             }
         }
+    }
+
+    /// What the bounds on the rate allow to ask for. What is asked for counts as received, until it is known that it will
+    /// not be.
+    pub(super) fn allowed(&self, now: Instant) -> Memory {
+        let download = &self.config.limits.download;
+        if !download.is_bounded() {
+            return Memory::Plenty;
+        }
+        let now = self.clock.outer(now);
+        match () {
+            () if download.allows(now, Claim::Background) => Memory::Plenty,
+            () if download.allows(now, Claim::Soon) => Memory::NoBackground,
+            () if download.allows(now, Claim::Urgent) => Memory::BlockedOnly,
+            () => Memory::Exhausted,
+        }
+    }
+
+    /// Sees to it that whatever may not be asked for now is looked at when it may.
+    pub(super) fn await_allowance(&mut self, now: Instant) {
+        let claim = match self.allowed(now) {
+            Memory::Plenty => {
+                self.next_allowance = None;
+                return;
+            }
+            Memory::NoBackground => Claim::Background,
+            Memory::BlockedOnly => Claim::Soon,
+            Memory::Exhausted => Claim::Urgent,
+        };
+        self.next_allowance = Some(now + self.config.limits.download.wait(self.clock.outer(now), claim));
+    }
+
+    /// Bytes are asked for, or come unasked.
+    pub(super) fn spend(&self, now: Instant, bytes: u32) {
+        self.config.limits.download.spend(self.clock.outer(now), bytes.into());
+    }
+
+    /// Bytes that were asked for will not come.
+    pub(super) fn refund(&self, now: Instant, bytes: u32) {
+        self.config.limits.download.refund(self.clock.outer(now), bytes.into());
     }
 
     /// A peer has a piece no more (BEP 54). What makes no sense is ignored.

@@ -2,6 +2,7 @@
 
 mod download;
 mod integrity;
+mod limits;
 mod peers;
 mod room;
 mod world;

@@ -4,11 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::outgoing::{Outgoing, Run};
 use crate::base::{BLOCK_BYTES, BlockRef, PieceIndex, PieceRange};
 use crate::engine::PeerEvent;
+use crate::engine::limit::{Allowance, Claim};
 use crate::proto::wire::{BlockRequest, Message, codec};
 use crate::storage::{DiskPool, Lane, Mapping, Store};
 
@@ -29,6 +31,9 @@ pub(super) struct Uploader {
     /// What was mapped last: the next blocks are often near.
     mapping: Option<Arc<Mapping>>,
     uploaded: u64,
+    /// How much may be sent, and when to look again after less could be than was asked for.
+    allowance: Allowance,
+    held_back: Option<Instant>,
 }
 
 /// A block that a disk thread has read, or not.
@@ -38,7 +43,7 @@ pub(super) struct ColdBlock {
 }
 
 impl Uploader {
-    pub(super) fn new(fast: bool, store: Arc<Store>, pool: DiskPool) -> Self {
+    pub(super) fn new(fast: bool, store: Arc<Store>, pool: DiskPool, allowance: Allowance) -> Self {
         let (cold_sender, cold_receiver) = mpsc::unbounded_channel();
         Self {
             store,
@@ -52,6 +57,8 @@ impl Uploader {
             cold_receiver,
             mapping: None,
             uploaded: 0,
+            allowance,
+            held_back: None,
         }
     }
 
@@ -96,15 +103,42 @@ impl Uploader {
         }
     }
 
-    /// Answers requests until `ahead_bytes` wait in `out`, or too many of them in memory of ours.
+    /// Answers requests until `ahead_bytes` wait in `out`, or too many of them in memory of ours, or no more may be sent now.
     pub(super) fn fill(&mut self, out: &mut Outgoing, ahead_bytes: usize) {
-        while out.len() < ahead_bytes && out.held_bytes() < MAX_HELD_BYTES && self.cold.len() < MAX_COLD_READS {
-            if self.answer_run(ahead_bytes - out.len(), out) {
+        self.held_back = None;
+        while !self.queue.is_empty()
+            && out.len() < ahead_bytes
+            && out.held_bytes() < MAX_HELD_BYTES
+            && self.cold.len() < MAX_COLD_READS
+        {
+            let room = self.room();
+            if room == 0 {
+                return;
+            }
+            if self.answer_run(room.min(ahead_bytes - out.len()), out) {
                 continue;
             }
             let Some(block) = self.queue.pop_front() else { return };
             self.answer(block, out);
         }
+    }
+
+    /// When requests can be answered that cannot now, for the sake of a bound on the rate.
+    pub(super) fn held_back_until(&self) -> Option<Instant> {
+        self.held_back
+    }
+
+    /// Bytes that may be sent now; when none may, notes when to look again.
+    fn room(&mut self) -> usize {
+        if !self.allowance.is_bounded() {
+            return usize::MAX;
+        }
+        let now = Instant::now();
+        let room = self.allowance.room(now.into_std(), Claim::Urgent) as usize;
+        if room == 0 {
+            self.held_back = Some(now + self.allowance.wait(now.into_std(), Claim::Urgent));
+        }
+        room
     }
 
     /// Gives memory back.
@@ -209,6 +243,9 @@ impl Uploader {
 
     fn count(&mut self, block: BlockRef) {
         self.uploaded += u64::from(block.length);
+        if self.allowance.is_bounded() {
+            self.allowance.spend(Instant::now().into_std(), block.length.into());
+        }
         if self.choked
             && let Some(left) = self.allowed.get_mut(&block.piece)
         {

@@ -21,6 +21,7 @@ fn a_task_that_fails_fails_its_reads_and_is_born_again_once() {
         max_per_address: 3,
         recheck: false,
         limits: Default::default(),
+        bounds: Default::default(),
     };
     let session = Session::start(config, runtime.handle().clone()).unwrap();
     let torrent = NewTorrent {

@@ -112,6 +112,7 @@ fn an_asked_port_that_is_taken_is_an_error() {
         max_per_address: 3,
         recheck: false,
         limits: Default::default(),
+        bounds: Default::default(),
     };
     let refused = btfs::net::Session::start(config, runtime.handle().clone());
     assert!(matches!(refused, Err(btfs::net::SessionError::Listen { addr, .. }) if addr.port() == port));

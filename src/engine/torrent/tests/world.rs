@@ -63,6 +63,7 @@ impl World {
             client: "btfs".into(),
             own_addrs: Vec::new(),
             read_only: false,
+            limits: Default::default(),
         };
         change(&mut config);
         let now = Instant::now();

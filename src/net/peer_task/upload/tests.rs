@@ -54,7 +54,7 @@ fn bench_of(fast: bool, piece_bytes: u32, files: &[FileSpec]) -> Bench {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
     Bench {
-        uploader: Uploader::new(fast, store.clone(), pool.clone()),
+        uploader: Uploader::new(fast, store.clone(), pool.clone(), Allowance::default()),
         out: Outgoing::new(store.clone(), pool),
         decoder: Decoder::new(layout.clone()),
         received: BytesMut::new(),
