@@ -11,6 +11,7 @@ pub mod create;
 mod daemon;
 mod demo;
 mod exit;
+mod get;
 mod helper;
 mod limits;
 mod live;
@@ -55,6 +56,7 @@ pub fn main() -> i32 {
         Command::Show(args) => show::run(args).map(|()| exit::OK),
         Command::Create(args) => create::run(args).map(|()| exit::OK),
         Command::Cache(args) => cache::run(args).map(|()| exit::OK),
+        Command::Get(args) => get::run(*args),
         Command::Seed(args) => seed::run(*args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),

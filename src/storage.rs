@@ -18,7 +18,7 @@ mod verify;
 pub use budget::{CacheLimits, MinFree, Room};
 pub use cache_dir::{CacheDir, Removed, SlotStatus};
 pub use pool::{DiskPool, Lane};
-pub use store::{Adopt, Guard, Loan, OpenedStore, Store, StoreStatus, TorrentFiles};
+pub use store::{Adopt, Destination, Guard, Loan, OpenedStore, Store, StoreStatus, TorrentFiles};
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};
 
@@ -28,6 +28,11 @@ pub(crate) use sys::drop_cached;
 pub(crate) use sys::{Mapping, Part, descriptor_limit, send};
 
 use std::path::{Path, PathBuf};
+
+/// What the names of the directories begin with that hold downloads under way ([`Store::open_into`]).
+pub fn slot_prefix() -> &'static str {
+    backing::places::SLOT_PREFIX
+}
 
 /// Trouble with the disk.
 #[derive(Debug, thiserror::Error)]

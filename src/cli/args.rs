@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{add, cache, completions, create, limits, man, show};
+use super::{add, cache, completions, create, get, limits, man, show};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -47,6 +47,9 @@ pub enum Command {
     Create(create::Args),
     /// Show what the cache holds, remove some of it, keep some of it
     Cache(cache::Args),
+    /// Download a torrent, or some of its files, into a directory
+    #[command(after_help = get::EXAMPLES, after_long_help = get::EXAMPLES)]
+    Get(Box<get::Args>),
     /// Share files that are already here
     #[command(after_help = SEED_EXAMPLES, after_long_help = SEED_EXAMPLES)]
     Seed(Box<SeedArgs>),
@@ -104,6 +107,9 @@ pub struct MountArgs {
     /// The swarm.
     #[command(flatten)]
     pub swarm: SwarmArgs,
+    /// The cache.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// How `mount.btfs` differs from `btfs mount`; by default in nothing.
@@ -129,12 +135,15 @@ pub struct SeedArgs {
     /// The swarm.
     #[command(flatten)]
     pub swarm: SwarmArgs,
+    /// The cache.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
-/// What every command with a swarm understands, with the same meaning.
+/// What every command with a cache understands, with the same meaning.
 #[derive(Debug, Args, Clone)]
-#[command(next_help_heading = "Swarm and cache")]
-pub struct SwarmArgs {
+#[command(next_help_heading = "Cache")]
+pub struct CacheArgs {
     /// Where fetched pieces and what is known of them are kept [default: $XDG_CACHE_HOME/btfs or
     /// ~/.cache/btfs; /var/cache/btfs for root without a home]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -146,6 +155,12 @@ pub struct SwarmArgs {
     /// Keep so much of the disk free: a size, or per cent of the disk [default: 5 % or 2 GiB, whichever is more]
     #[arg(long, value_name = "SIZE|PERCENT", value_parser = min_free)]
     pub cache_min_free: Option<MinFree>,
+}
+
+/// What every command with a swarm understands, with the same meaning.
+#[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Swarm")]
+pub struct SwarmArgs {
     /// Listen for peers on this TCP port [default: the one of last time, else any]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
@@ -234,12 +249,26 @@ impl From<FillArg> for Fill {
 
 impl SwarmArgs {
     /// The session that these options ask for. `None` as read timeout: reads wait for ever.
-    pub(crate) fn session_config(&self, read_timeout: Option<Duration>, fill: Fill) -> anyhow::Result<SessionConfig> {
-        let cache_dir = match &self.cache_dir {
-            Some(path) => std::path::absolute(path)?,
-            None => super::paths::cache_dir().ok_or_else(|| anyhow::anyhow!(NO_CACHE))?,
-        };
+    pub(crate) fn session_config(
+        &self,
+        cache: &CacheArgs,
+        read_timeout: Option<Duration>,
+        fill: Fill,
+    ) -> anyhow::Result<SessionConfig> {
         Ok(SessionConfig {
+            limits: CacheLimits { size: cache.cache_size, min_free: cache.cache_min_free.unwrap_or_default() },
+            ..self.without_cache(cache.directory()?, read_timeout, fill)
+        })
+    }
+
+    /// As [`session_config`](Self::session_config), with this directory instead of a cache.
+    pub(crate) fn without_cache(
+        &self,
+        cache_dir: PathBuf,
+        read_timeout: Option<Duration>,
+        fill: Fill,
+    ) -> SessionConfig {
+        SessionConfig {
             cache_dir,
             port: self.port.filter(|&port| port != 0),
             bind: self.bind,
@@ -250,9 +279,19 @@ impl SwarmArgs {
             use_trackers: !self.no_tracker,
             max_per_address: self.max_per_address,
             recheck: self.verify,
-            limits: CacheLimits { size: self.cache_size, min_free: self.cache_min_free.unwrap_or_default() },
+            limits: CacheLimits::default(),
             bounds: self.limits.bounds(),
-        })
+        }
+    }
+}
+
+impl CacheArgs {
+    /// The cache directory.
+    pub(crate) fn directory(&self) -> anyhow::Result<PathBuf> {
+        match &self.cache_dir {
+            Some(path) => Ok(std::path::absolute(path)?),
+            None => super::paths::cache_dir().ok_or_else(|| anyhow::anyhow!(NO_CACHE)),
+        }
     }
 }
 
@@ -371,11 +410,11 @@ mod tests {
         else {
             panic!("not a mount");
         };
-        let config = args.swarm.session_config(None, Fill::None).unwrap();
+        let config = args.swarm.session_config(&args.cache, None, Fill::None).unwrap();
         assert_eq!(config.limits, CacheLimits { size: Some(3 << 29), min_free: MinFree::Percent(7.5) });
         assert_eq!((min_free("0"), min_free("3GiB")), (Ok(MinFree::Bytes(0)), Ok(MinFree::Bytes(3 << 30))));
         let Command::Seed(args) = parse("btfs seed a b").unwrap().command else { panic!("not a seed") };
-        assert_eq!(args.swarm.session_config(None, Fill::None).unwrap().limits, CacheLimits::default());
+        assert_eq!(args.swarm.session_config(&args.cache, None, Fill::None).unwrap().limits, CacheLimits::default());
     }
 
     #[test]

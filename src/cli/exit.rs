@@ -10,6 +10,10 @@ pub(crate) const OK: i32 = 0;
 pub(crate) const FAILED: i32 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: i32 = 2;
+/// A download has come no further for as long as was allowed.
+pub(crate) const STALLED: i32 = 3;
+/// Somebody has ended it before its time, as shells say it of SIGINT.
+pub(crate) const INTERRUPTED: i32 = 130;
 /// A bug of ours.
 pub(crate) const BUG: i32 = 101;
 

@@ -27,7 +27,7 @@ pub(crate) fn run(mut args: MountArgs) -> anyhow::Result<i32> {
     let parsed: Vec<_> = named.iter().filter_map(parsed).collect();
     torrents::refuse_twins(&parsed)?;
     let read_timeout = Some(args.read_timeout).filter(|timeout| !timeout.is_zero());
-    let session = args.swarm.session_config(read_timeout, args.fill.into())?;
+    let session = args.swarm.session_config(&args.cache, read_timeout, args.fill.into())?;
     args.mountpoint = std::path::absolute(&args.mountpoint)?;
     args.watch = args.watch.map(std::path::absolute).transpose()?;
     args.watch.as_deref().map(watched).transpose()?;

@@ -66,9 +66,9 @@ fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<()
         ("readahead", Some(value)) => args.readahead = seconds(value)?,
         ("watch", Some(value)) => args.watch = Some(value.into()),
         ("fill", Some(value)) => args.fill = clap::ValueEnum::from_str(value, false)?,
-        ("cache_dir", Some(value)) => swarm.cache_dir = Some(value.into()),
-        ("cache_size", Some(value)) => swarm.cache_size = Some(size(value)?),
-        ("cache_min_free", Some(value)) => swarm.cache_min_free = Some(min_free(value)?),
+        ("cache_dir", Some(value)) => args.cache.cache_dir = Some(value.into()),
+        ("cache_size", Some(value)) => args.cache.cache_size = Some(size(value)?),
+        ("cache_min_free", Some(value)) => args.cache.cache_min_free = Some(min_free(value)?),
         ("port", Some(value)) => swarm.port = Some(number(value)?),
         // Beside a `bind=` in fstab mount(8) looks for a bind mount, and does not know ours by its source.
         ("bind" | "address", Some(value)) => swarm.bind = Some(number(value)?),
@@ -223,8 +223,8 @@ mod tests {
         assert_eq!((args.allow_other, args.uid, args.gid), (true, Some(7), Some(8)));
         assert_eq!(args.options, ["noexec"]);
         let swarm = args.swarm;
-        assert_eq!((swarm.cache_size, swarm.cache_min_free), (Some(2 << 20), Some(MinFree::Percent(3.0))));
-        assert_eq!(swarm.cache_dir.unwrap().to_str(), Some("/a,b"));
+        assert_eq!((args.cache.cache_size, args.cache.cache_min_free), (Some(2 << 20), Some(MinFree::Percent(3.0))));
+        assert_eq!(args.cache.cache_dir.unwrap().to_str(), Some("/a,b"));
         assert_eq!((args.read_timeout.as_secs(), swarm.port, swarm.no_upload), (0, Some(9), true));
         assert_eq!((swarm.peers.len(), swarm.trackers.len()), (1, 1));
     }

@@ -31,6 +31,14 @@ pub(crate) fn who() -> (u32, u32) {
     std::fs::metadata("/proc/self").map_or((0, 0), |meta| (meta.uid(), meta.gid()))
 }
 
+/// The permissions that new files do not get.
+pub(crate) fn umask() -> u32 {
+    // Asking the system for it means to set it, for all threads; Linux tells it here as well.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u32::from_str_radix(line.strip_prefix("Umask:")?.trim(), 8).ok());
+    mask.unwrap_or(0o022)
+}
+
 /// Where control sockets may lie, the first that works being ours: the user's runtime directory, /run for root, a
 /// directory below /tmp for a user without either.
 pub(crate) fn control_directories() -> Vec<PathBuf> {

@@ -25,6 +25,8 @@ use crate::storage::StorageError;
 pub(crate) enum End {
     /// SIGTERM, SIGINT, or the terminal went away.
     Signal,
+    /// What was asked for is done, or cannot be.
+    Done,
     /// `btfs umount`.
     Asked,
     /// Somebody else unmounted.
@@ -234,12 +236,17 @@ impl Running {
     }
 
     /// Fails waiting reads, unmounts, says `stopped`, and ends the process within 5 s.
-    pub(crate) fn end(mut self, end: End) -> ! {
+    pub(crate) fn end(self, end: End) -> ! {
+        self.end_with(end, exit::OK, || {})
+    }
+
+    /// As [`end`](Self::end), with this exit status, and something to be done last of all, if there is time.
+    pub(crate) fn end_with(mut self, end: End, status: i32, last: impl FnOnce()) -> ! {
         tracing::info!(reason = ?end, "ending");
-        let hurry = std::thread::Builder::new().name("hurry".into()).spawn(|| {
+        let hurry = std::thread::Builder::new().name("hurry".into()).spawn(move || {
             std::thread::sleep(LONGEST_END);
             tracing::warn!("ending took too long");
-            exit::at_once(exit::OK);
+            exit::at_once(status);
         });
         drop(hurry);
         // The swarm is left while the kernel lets go of the mount, which may wait for open files.
@@ -256,7 +263,8 @@ impl Running {
         session.shutdown();
         exit::set_mounted(None);
         self.control.take();
-        std::process::exit(exit::OK);
+        last();
+        std::process::exit(status);
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn run(args: SeedArgs) -> anyhow::Result<i32> {
     for path in &data {
         std::fs::metadata(path).with_context(|| path.display().to_string())?;
     }
-    let config = args.swarm.session_config(None, Fill::None)?;
+    let config = args.swarm.session_config(&args.cache, None, Fill::None)?;
     let target = logging::Target::foreground();
     let logging = logging::start(&args.swarm.log, &target)?;
     let mut process = Process::start(false)?;

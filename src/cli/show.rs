@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::get::choice::shown;
 use super::text::{self, safe};
 use super::torrents;
 use crate::base::size::Bytes;
@@ -76,10 +77,10 @@ fn write_text(metainfo: &Metainfo, out: &mut impl Write) -> io::Result<()> {
     for file in &shown.files {
         let path = safe(file.path);
         match file.target {
-            Some(target) => writeln!(out, "{:>10}  {path} -> {}", "link", safe(target))?,
+            Some(target) => writeln!(out, "{:>5}  {:>10}  {path} -> {}", file.number, "link", safe(target))?,
             None => {
                 let size = Bytes(file.size_bytes).to_string();
-                writeln!(out, "{size:>10}  {path}{}", if file.executable { " *" } else { "" })?;
+                writeln!(out, "{:>5}  {size:>10}  {path}{}", file.number, if file.executable { " *" } else { "" })?;
             }
         }
     }
@@ -120,6 +121,8 @@ struct Shown<'m> {
 /// One entry that a mount would show.
 #[derive(Debug, Serialize)]
 struct ShownFile<'m> {
+    /// From 1, for `btfs get --files`.
+    number: usize,
     path: &'m str,
     size_bytes: u64,
     /// First byte in the torrent's content.
@@ -133,12 +136,9 @@ struct ShownFile<'m> {
 impl<'m> Shown<'m> {
     fn new(metainfo: &'m Metainfo) -> Self {
         let layout = &metainfo.layout;
-        let files: Vec<_> = metainfo
-            .entries
-            .iter()
-            .zip(layout.files())
-            .filter(|(entry, _)| entry.kind != EntryKind::Padding)
-            .map(|(entry, file)| ShownFile {
+        let files: Vec<_> = shown(metainfo)
+            .map(|(number, file, entry)| ShownFile {
+                number,
                 path: utf8(&entry.path),
                 size_bytes: layout.file_bytes(file),
                 offset: layout.file_start(file),

@@ -86,6 +86,8 @@ pub enum Command {
         /// Time until the reader gets to the end of the window at its present pace; `None`: unknown.
         horizon: Option<Duration>,
     },
+    /// With [`Fill::File`](super::Fill): the rest of these files is to be fetched as well, although nobody has opened them.
+    Fill(Vec<FileIndex>),
     /// Addresses of possible peers.
     Candidates {
         /// Where they come from.

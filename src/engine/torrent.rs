@@ -75,7 +75,7 @@ pub struct Torrent {
     last_read: Option<PieceIndex>,
     /// When a reader last wanted something that was not here, or was about to.
     last_demand: Option<Instant>,
-    /// Pieces of files that were ever opened, for `Fill::File`.
+    /// Pieces of files that were ever opened or asked for whole, for `Fill::File`.
     filled: Bitfield,
 
     peers: Peers,
@@ -260,6 +260,7 @@ impl Torrent {
             Command::Opened { handle, file } => self.opened(handle, file),
             Command::Released(handle) => self.released(now, handle),
             Command::Window { handle, pieces, horizon } => self.window(now, handle, pieces, horizon),
+            Command::Fill(files) => files.into_iter().for_each(|file| self.fill_file(file)),
             Command::Candidates { source, addrs } => drop(self.candidates.add(now, source, addrs)),
             Command::Suspect(pieces) => self.suspect(pieces),
             Command::Evicted(pieces) => self.evicted(&pieces),

@@ -1,6 +1,5 @@
 //! One process's part in BitTorrent: ports, the peer id, the torrents.
 
-mod content;
 mod limits;
 
 pub use self::limits::NewBounds;
@@ -33,7 +32,8 @@ use crate::engine::{self, Command, Fill, Source};
 use crate::proto::metainfo::Metainfo;
 use crate::proto::wire::Handshake;
 use crate::storage::{
-    CacheDir, CacheLimits, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles, descriptor_limit,
+    Adopt, CacheDir, CacheLimits, Destination, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles,
+    descriptor_limit,
 };
 
 /// How a session is to behave; the defaults are what `btfs mount` does without options.
@@ -117,6 +117,9 @@ pub enum SessionError {
     /// The disk.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The session keeps nothing by itself.
+    #[error("this session has no cache")]
+    NoCache,
     /// A v2-only torrent: later.
     #[error("this is a v2-only torrent, which btfs can show but not yet mount or seed")]
     V2Only,
@@ -135,7 +138,7 @@ pub struct Session {
 struct Shared {
     config: SessionConfig,
     runtime: tokio::runtime::Handle,
-    cache: CacheDir,
+    cache: Option<CacheDir>,
     pool: DiskPool,
     http: HttpClient,
     udp: UdpTrackers,
@@ -158,6 +161,14 @@ struct State {
     bounds: Bounds,
 }
 
+/// Where the bytes of a torrent are.
+enum Place {
+    Cache,
+    /// Below this path, read-only.
+    Theirs(PathBuf),
+    Into(Destination),
+}
+
 #[derive(Debug)]
 struct Running {
     info_hash: InfoHash,
@@ -177,6 +188,19 @@ impl Session {
         if let Err(error) = cache.limit(config.limits) {
             warn!(%error, "the cache is not kept within bounds");
         }
+        Self::begin(config, Some(cache), runtime)
+    }
+
+    /// As [`start`](Self::start), without a cache: torrents can only be [got](Self::get).
+    pub fn start_without_cache(config: SessionConfig, runtime: tokio::runtime::Handle) -> Result<Self, SessionError> {
+        Self::begin(config, None, runtime)
+    }
+
+    fn begin(
+        config: SessionConfig,
+        cache: Option<CacheDir>,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Self, SessionError> {
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
         // The other half is for files, the mount, and what is open for a moment.
         let descriptors = (descriptor_limit() / 2).saturating_sub(8).max(8) as usize;
@@ -212,12 +236,31 @@ impl Session {
     /// [`SessionError`]: see its variants.
     pub fn add(&self, torrent: AddTorrent) -> Result<TorrentHandle, SessionError> {
         let AddTorrent { metainfo, data, peers, trackers } = torrent;
+        self.enter(metainfo, data.map_or(Place::Cache, Place::Theirs), peers, trackers)
+    }
+
+    /// As [`add`](Self::add), for files that are to be the user's when they are complete. `data` has no meaning then.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add); [`StorageError::Mismatch`] when something is in the way of the files.
+    pub fn get(&self, torrent: AddTorrent, destination: Destination) -> Result<TorrentHandle, SessionError> {
+        let AddTorrent { metainfo, data: _, peers, trackers } = torrent;
+        self.enter(metainfo, Place::Into(destination), peers, trackers)
+    }
+
+    fn enter(
+        &self,
+        metainfo: Arc<Metainfo>,
+        place: Place,
+        peers: Vec<SocketAddr>,
+        trackers: Vec<String>,
+    ) -> Result<TorrentHandle, SessionError> {
         let info_hash = metainfo.info_hash.ok_or(SessionError::V2Only)?;
         let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
         if !self.shared.registry.add(info_hash, incoming_sender) {
             return Err(SessionError::Twice);
         }
-        let added = self.join(info_hash, metainfo, data, trackers, incoming);
+        let added = self.join(info_hash, metainfo, place, trackers, incoming);
         match &added {
             Ok(handle) => handle.command(Command::Candidates { source: Source::User, addrs: peers }),
             Err(_) => self.shared.registry.remove(&info_hash),
@@ -284,7 +327,7 @@ impl Session {
         &self,
         info_hash: InfoHash,
         metainfo: Arc<Metainfo>,
-        data: Option<PathBuf>,
+        place: Place,
         trackers: Vec<String>,
         incoming: mpsc::Receiver<Greeted>,
     ) -> Result<TorrentHandle, SessionError> {
@@ -295,11 +338,13 @@ impl Session {
             hashes: PieceHashes::V1(metainfo.piece_hashes.clone()),
             info: metainfo.info.clone(),
         };
-        let read_only = data.is_some();
+        let read_only = matches!(place, Place::Theirs(_));
         let limits = self.limits();
-        let OpenedStore { store, have, unchecked, warnings } = match data {
-            Some(data) => Store::adopt(cache, files, content::find(&metainfo, &data), config.recheck)?,
-            None => Store::open(cache, files, config.recheck)?,
+        let cache = || cache.as_ref().ok_or(SessionError::NoCache);
+        let OpenedStore { store, have, unchecked, warnings, .. } = match place {
+            Place::Cache => Store::open(cache()?, files, config.recheck)?,
+            Place::Theirs(data) => Store::adopt(cache()?, files, Adopt::find(&metainfo, &data), config.recheck)?,
+            Place::Into(destination) => Store::open_into(&destination, files, config.recheck)?,
         };
         for warning in warnings {
             warn!(hash = %info_hash, "{warning}");

@@ -117,6 +117,23 @@ fn percent_form(name: &[u8]) -> String {
     out
 }
 
+/// What the symlink at `link` has to say to lead to `target`, both paths below the torrent's root.
+pub fn link_text(link: &[u8], target: &[u8]) -> Box<[u8]> {
+    let directories: Vec<&[u8]> = {
+        let mut all: Vec<&[u8]> = link.split(|&byte| byte == b'/').collect();
+        all.pop();
+        all
+    };
+    let goal: Vec<&[u8]> = target.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).collect();
+    let shared = directories.iter().zip(&goal).take_while(|(a, b)| a == b).count();
+    let mut steps: Vec<&[u8]> = vec![b".."; directories.len() - shared];
+    steps.extend(&goal[shared..]);
+    if steps.is_empty() {
+        steps.push(b".");
+    }
+    steps.join(&b'/').into_boxed_slice()
+}
+
 /// `name` with `mark` between stem and extension, the stem cut so that the whole is short enough.
 fn with_mark(name: &str, mark: &str) -> String {
     let dot = name.rfind('.').filter(|&dot| dot > 0 && (2..=MAX_EXTENSION_BYTES).contains(&(name.len() - dot)));
@@ -178,6 +195,22 @@ mod tests {
         assert_eq!(escape("caf\u{e9} \u{65e5}\u{672c}".as_bytes()), "caf\u{e9} \u{65e5}\u{672c}");
         assert_eq!(escape_short(b"abcdef", 3), "abc...");
         assert_eq!(escape_short(b"abc", 3), "abc");
+    }
+
+    #[test]
+    fn a_symlink_says_its_target_from_its_own_directory() {
+        for (link, target, expected) in [
+            ("l", "a/b", "a/b"),
+            ("d/l", "a", "../a"),
+            ("d/l", "d/x", "x"),
+            ("d/e/l", "d/f/x", "../f/x"),
+            ("d/e/l", "q", "../../q"),
+            ("d/l", "d", "."),
+            ("l", "", "."),
+            ("d/l", "", ".."),
+        ] {
+            assert_eq!(link_text(link.as_bytes(), target.as_bytes()).as_ref(), expected.as_bytes(), "{link} {target}");
+        }
     }
 
     proptest! {

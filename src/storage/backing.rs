@@ -1,14 +1,17 @@
 //! Where the bytes of a torrent lie: one interface over files of a slot, files of the user's, and test doubles.
 
 pub(crate) mod disk;
+pub(crate) mod places;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::StorageError;
 use super::sys::Mapping;
 use crate::base::FileIndex;
 
@@ -92,4 +95,19 @@ pub(crate) trait Backing: Send + Sync + fmt::Debug {
 
     /// The path of a file, for messages.
     fn path(&self, file: FileIndex) -> PathBuf;
+
+    /// Whether a file that this backing may write has its final name: from then on it is the user's, and never written.
+    fn is_placed(&self, _file: FileIndex) -> bool {
+        false
+    }
+
+    /// Gives a complete file its final name and these permissions. What has that name already is an error, and stays.
+    fn place(&self, file: FileIndex, _mode: u32) -> Result<(), StorageError> {
+        Err(StorageError::Mismatch { path: self.path(file), reason: "has no other name".to_owned() })
+    }
+
+    /// Makes a symlink beside the files that have their final names; one that is there already may stay.
+    fn place_link(&self, path: &Path, _target: &OsStr) -> Result<(), StorageError> {
+        Err(StorageError::Mismatch { path: path.to_owned(), reason: "has no place".to_owned() })
+    }
 }

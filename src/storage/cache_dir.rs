@@ -120,6 +120,26 @@ impl CacheDir {
         Err(io_error("lock", &self.path.join(torrent.to_string()))(io::ErrorKind::ResourceBusy.into()))
     }
 
+    /// Takes the slot of this name, making it if need be. There is no other one beside it.
+    ///
+    /// # Errors
+    /// [`StorageError::Mismatch`] when another process has it, or something is in its way.
+    pub(crate) fn take_only_slot(&self, name: &str, warnings: &mut Vec<String>) -> Result<Slot, StorageError> {
+        let path = self.path.join(name);
+        let reason = match self.try_slot(name, &path, Use::Cache).map_err(io_error("open", &path))? {
+            Attempt::Taken(slot) => {
+                if let Err(error) = put_odd_aside(&slot.dir, &path, |name| name != DATA, warnings) {
+                    warnings.push(format!("{}: {error}", path.display()));
+                }
+                return Ok(slot);
+            }
+            Attempt::Owned(owner) => format!("in use by {owner}"),
+            Attempt::Unfit => "cannot be used".to_owned(),
+            Attempt::Broken(reason) => format!("cannot be used: {reason}"),
+        };
+        Err(StorageError::Mismatch { path, reason })
+    }
+
     fn try_slot(&self, name: &str, path: &Path, wanted: Use) -> io::Result<Attempt> {
         for _ in 0..RETRIES {
             match sys::make_dir_at(&self.dir, OsStr::new(name)) {
@@ -222,6 +242,13 @@ impl Slot {
     pub(crate) fn describe_adopted(&self, root: &Path) -> io::Result<()> {
         let file = sys::open_at(&self.dir, OsStr::new(ADOPTED), Open::Truncate)?;
         file.write_all_at(root.as_os_str().as_bytes(), 0)
+    }
+
+    /// Removes what it holds, and itself. What is not ours stays, and the empty rest of the slot around it.
+    pub(crate) fn dissolve(&self) -> io::Result<()> {
+        slots::empty(&self.dir)?;
+        let name = self.path.file_name().unwrap_or_default();
+        slots::remove_emptied(&sys::open_at(&self.dir, OsStr::new(".."), Open::Directory)?, name, &self.dir)
     }
 
     /// Device and inode.

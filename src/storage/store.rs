@@ -1,16 +1,19 @@
 //! One torrent's files on disk: what others call. Opening, reading and writing have modules of their own.
 
+mod adopt;
 mod evict;
 mod glance;
 mod guards;
 mod loan;
 mod open;
 mod pages;
+mod placed;
 mod read;
+mod recheck;
 mod tracks;
 mod write;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -18,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use self::adopt::Adopt;
 use self::glance::Glances;
 pub use self::guards::Guard;
 use self::guards::Guards;
@@ -47,10 +51,12 @@ pub struct TorrentFiles {
     pub info: Bytes,
 }
 
-/// Files of the user's to be shared as they are, opened read-only (I4).
+/// Where a torrent's files go as they become complete.
 #[derive(Debug, Clone)]
-pub struct Adopt {
-    /// For each file of the layout its path (absolute), `None` for padding and symlinks.
+pub struct Destination {
+    /// The directory, made if it is missing. What is not complete is kept in a slot of its own in it.
+    pub directory: PathBuf,
+    /// For each file of the layout its path below the directory; `None` for padding, symlinks, and what stays in the slot.
     pub paths: Vec<Option<PathBuf>>,
 }
 
@@ -63,6 +69,8 @@ pub struct OpenedStore {
     pub have: Bitfield,
     /// Pieces that have to be checked first.
     pub unchecked: Bitfield,
+    /// Pieces that were kept here and are not stored any more: somebody has cut or removed a file.
+    pub gone: Bitfield,
     /// What a user should know (a damaged state file, a second slot, ...), a line each.
     pub warnings: Vec<String>,
 }
@@ -94,6 +102,8 @@ pub struct Store {
     progress: Mutex<HashMap<PieceIndex, Arc<InProgress>>>,
     /// Files found altered that nobody has been told of.
     altered: Mutex<BTreeSet<FileIndex>>,
+    /// Files that were here before, and how often a verified piece would have needed other bytes in them.
+    disputed: Mutex<BTreeMap<FileIndex, u32>>,
     slot: Slot,
     directories: Vec<(u64, u64)>,
     /// The files are somebody else's (I4).
@@ -140,6 +150,19 @@ impl Store {
         recheck: bool,
     ) -> Result<OpenedStore, StorageError> {
         open::adopt(cache, torrent, files, recheck)
+    }
+
+    /// Keeps what is not complete in a slot of the destination, for [`place`](Self::place) to give each file its name.
+    /// Files that are there already, with the right length, are taken for the torrent's own: checked, and never written.
+    ///
+    /// # Errors
+    /// [`StorageError::Mismatch`] when something else has one of the names, or another process the slot. Nothing is made then.
+    pub fn open_into(
+        destination: &Destination,
+        torrent: TorrentFiles,
+        recheck: bool,
+    ) -> Result<OpenedStore, StorageError> {
+        placed::open(destination, torrent, recheck)
     }
 
     /// The shared table.

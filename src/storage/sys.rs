@@ -66,9 +66,32 @@ pub(crate) fn open_at(dir: impl AsFd, name: &OsStr, how: Open) -> io::Result<Fil
 
 /// Makes a directory (0700) below `dir`.
 pub(crate) fn make_dir_at(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
+    make_dir_with_mode_at(dir, name, 0o700)
+}
+
+/// Makes a directory below `dir` with these permissions, less what the process's umask takes.
+pub(crate) fn make_dir_with_mode_at(dir: impl AsFd, name: &OsStr, mode: libc::mode_t) -> io::Result<()> {
     let name = c_name(name)?;
     // SAFETY: the name ends in NUL and lives through the call.
-    retry(|| unsafe { libc::mkdirat(dir.as_fd().as_raw_fd(), name.as_ptr(), 0o700) }).map(drop)
+    retry(|| unsafe { libc::mkdirat(dir.as_fd().as_raw_fd(), name.as_ptr(), mode) }).map(drop)
+}
+
+/// Makes a symlink below `dir`. What has the name already is an error, and stays.
+pub(crate) fn symlink_at(target: &OsStr, dir: impl AsFd, name: &OsStr) -> io::Result<()> {
+    let (target, name) = (c_name(target)?, c_name(name)?);
+    // SAFETY: both texts end in NUL and live through the call.
+    retry(|| unsafe { libc::symlinkat(target.as_ptr(), dir.as_fd().as_raw_fd(), name.as_ptr()) }).map(drop)
+}
+
+/// Where a symlink below `dir` leads to; cut at the longest path that there can be.
+pub(crate) fn read_link_at(dir: impl AsFd, name: &OsStr) -> io::Result<Vec<u8>> {
+    let name = c_name(name)?;
+    let mut buffer = vec![0_u8; libc::PATH_MAX as usize];
+    let dir = dir.as_fd().as_raw_fd();
+    // SAFETY: the name ends in NUL; the buffer has as many bytes as it says, both live through the call.
+    let length = unsafe { libc::readlinkat(dir, name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    buffer.truncate(usize::try_from(length).map_err(|_| io::Error::last_os_error())?);
+    Ok(buffer)
 }
 
 /// What `name` below `dir` is, without following a symlink; `None` when there is nothing of that name.
@@ -99,6 +122,29 @@ pub(crate) fn rename_at(dir: impl AsFd, from: &OsStr, to: &OsStr) -> io::Result<
     let (from, to, dir) = (c_name(from)?, c_name(to)?, dir.as_fd().as_raw_fd());
     // SAFETY: both names end in NUL and live through the call.
     retry(|| unsafe { libc::renameat(dir, from.as_ptr(), dir, to.as_ptr()) }).map(drop)
+}
+
+/// Moves a file from one directory to another. What has the new name already is an error, and stays.
+pub(crate) fn move_new_at(from_dir: impl AsFd, from: &OsStr, to_dir: impl AsFd, to: &OsStr) -> io::Result<()> {
+    let (from, to) = (c_name(from)?, c_name(to)?);
+    let (from_dir, to_dir) = (from_dir.as_fd().as_raw_fd(), to_dir.as_fd().as_raw_fd());
+    // SAFETY: both names end in NUL and live through the call.
+    let moved = unsafe {
+        let flags = libc::RENAME_NOREPLACE;
+        libc::syscall(libc::SYS_renameat2, from_dir, from.as_ptr(), to_dir, to.as_ptr(), flags)
+    };
+    if moved == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // Not every filesystem knows the flag. A second name is refused where there is one already, too.
+    if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
+        return Err(error);
+    }
+    // SAFETY: both names end in NUL and live through the call.
+    retry(|| unsafe { libc::linkat(from_dir, from.as_ptr(), to_dir, to.as_ptr(), 0) })?;
+    // SAFETY: the name ends in NUL and lives through the call.
+    retry(|| unsafe { libc::unlinkat(from_dir, from.as_ptr(), 0) }).map(drop)
 }
 
 /// Removes a file below `dir`; nothing there is no error.

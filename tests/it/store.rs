@@ -4,6 +4,7 @@
 mod adopted;
 mod altered;
 mod lent;
+mod placed;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};

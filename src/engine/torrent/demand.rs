@@ -51,6 +51,14 @@ impl Torrent {
     pub(super) fn opened(&mut self, handle: HandleId, file: FileIndex) {
         self.handles.insert(handle, Handle { file, window: Vec::new(), horizon: None, planned: None });
         self.recent.insert(file, None);
+        self.fill_file(file);
+        // Somebody may read soon: peers are woken now, not with the first read.
+        self.dirty.interest = true;
+        self.next_chores = Some(self.clock.now());
+    }
+
+    /// Wants all of a file in the background, if that is how the torrent is filled.
+    pub(super) fn fill_file(&mut self, file: FileIndex) {
         if self.config.fill == Fill::File {
             let pieces = self.layout.pieces_of(file, 0, u64::MAX);
             for piece in pieces.iter() {
@@ -58,9 +66,6 @@ impl Torrent {
             }
             self.want_in_background(pieces);
         }
-        // Somebody may read soon: peers are woken now, not with the first read.
-        self.dirty.interest = true;
-        self.next_chores = Some(self.clock.now());
     }
 
     pub(super) fn released(&mut self, now: Instant, handle: HandleId) {

@@ -2,20 +2,22 @@
 //! mount. Open descriptors are kept in a bounded cache.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lru::LruCache;
 
+use super::places::Places;
 use super::{Backing, Identity, Seen};
 use crate::base::{FileIndex, Layout};
+use crate::storage::StorageError;
 use crate::storage::sys::{self, FileStatus, Mapping, Open};
 
 /// Files on disk.
@@ -42,6 +44,8 @@ enum Names {
     Slot,
     /// By path; somebody else's, read-only (I4).
     Adopted(Vec<Option<PathBuf>>),
+    /// By their index and ours to write until they are placed; then as `Adopted`.
+    Placed(Places),
 }
 
 impl DiskFiles {
@@ -58,6 +62,11 @@ impl DiskFiles {
         paths: Vec<Option<PathBuf>>,
     ) -> io::Result<Self> {
         Self::new(layout, dir, path, Names::Adopted(paths))
+    }
+
+    /// The files of a slot that get names of their own when they are complete.
+    pub(crate) fn placed(layout: Arc<Layout>, dir: File, path: PathBuf, places: Places) -> io::Result<Self> {
+        Self::new(layout, dir, path, Names::Placed(places))
     }
 
     /// Device and inode of the directory.
@@ -92,28 +101,29 @@ impl DiskFiles {
         if let Some(open) = self.cached(file) {
             return Ok(open);
         }
-        let opened = match &self.names {
-            Names::Slot => match sys::open_at(&self.dir, &slot_name(file), Open::Write) {
+        let opened = match self.home(file) {
+            Home::Slot => match sys::open_at(&self.dir, &slot_name(file), Open::Write) {
                 // The disk was remounted read-only, or is somebody else's: what is there can still be served.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => {
                     sys::open_at(&self.dir, &slot_name(file), Open::Read)?
                 }
                 other => other?,
             },
-            Names::Adopted(_) => {
-                let (dir, name) = self.adopted_entry(file)?;
-                sys::open_at(dir.as_ref().unwrap_or(&self.dir), name, Open::Read)?
+            Home::Below(root, path) => {
+                let (dir, name) = entry(root, path)?;
+                sys::open_at(dir.as_ref().unwrap_or(root), name, Open::Read)?
             }
+            Home::None => return Err(io::ErrorKind::NotFound.into()),
         };
         self.keep(file, opened)
     }
 
     /// The open file for writing; made when it is missing.
     fn writer(&self, file: FileIndex) -> io::Result<Arc<File>> {
-        match (&self.names, self.cached(file)) {
-            (Names::Adopted(_), _) => Err(io::ErrorKind::PermissionDenied.into()),
-            (Names::Slot, Some(open)) => Ok(open),
-            (Names::Slot, None) => self.keep(file, sys::open_at(&self.dir, &slot_name(file), Open::Create)?),
+        match (self.home(file), self.cached(file)) {
+            (Home::Below(..) | Home::None, _) => Err(io::ErrorKind::PermissionDenied.into()),
+            (Home::Slot, Some(open)) => Ok(open),
+            (Home::Slot, None) => self.keep(file, sys::open_at(&self.dir, &slot_name(file), Open::Create)?),
         }
     }
 
@@ -132,20 +142,16 @@ impl DiskFiles {
         Ok(opened)
     }
 
-    /// The directory (`None`: the root itself) and the last component of an adopted file's path. Each component is
-    /// opened by itself and must be no symlink.
-    fn adopted_entry(&self, file: FileIndex) -> io::Result<(Option<File>, &OsStr)> {
-        let Names::Adopted(paths) = &self.names else { return Err(io::ErrorKind::InvalidInput.into()) };
-        let path = paths.get(file.at()).and_then(Option::as_deref).ok_or(io::ErrorKind::NotFound)?;
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        let mut dir: Option<File> = None;
-        for component in parent.components() {
-            let Component::Normal(part) = component else { return Err(io::ErrorKind::InvalidInput.into()) };
-            dir = Some(sys::open_at(dir.as_ref().unwrap_or(&self.dir), part, Open::Directory)?);
+    /// Where a file lies now.
+    fn home(&self, file: FileIndex) -> Home<'_> {
+        match &self.names {
+            Names::Slot => Home::Slot,
+            Names::Adopted(paths) => match paths.get(file.at()).and_then(Option::as_deref) {
+                Some(path) => Home::Below(&self.dir, path),
+                None => Home::None,
+            },
+            Names::Placed(places) => places.placed(file).map_or(Home::Slot, |path| Home::Below(places.root(), path)),
         }
-        Ok((dir, name))
     }
 
     fn identity(&self, status: &FileStatus) -> Identity {
@@ -159,13 +165,10 @@ impl DiskFiles {
     }
 
     fn status(&self, file: FileIndex) -> io::Result<Option<FileStatus>> {
-        match &self.names {
-            Names::Slot => sys::status_at(&self.dir, &slot_name(file)),
-            Names::Adopted(_) => match self.adopted_entry(file) {
-                Ok((dir, name)) => sys::status_at(dir.as_ref().unwrap_or(&self.dir), name),
-                Err(error) if is_gone(&error) => Ok(None),
-                Err(error) => Err(error),
-            },
+        match self.home(file) {
+            Home::Slot => sys::status_at(&self.dir, &slot_name(file)),
+            Home::Below(root, path) => status_below(root, path),
+            Home::None => Ok(None),
         }
     }
 }
@@ -235,7 +238,7 @@ impl Backing for DiskFiles {
 
     fn sync_all(&self) -> io::Result<()> {
         match self.names {
-            Names::Slot => sys::sync_filesystem(&self.dir),
+            Names::Slot | Names::Placed(_) => sys::sync_filesystem(&self.dir),
             // They may lie on several filesystems.
             Names::Adopted(_) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -251,7 +254,7 @@ impl Backing for DiskFiles {
             Err(error) if is_gone(&error) => return Ok(None),
             other => other?,
         };
-        if matches!(self.names, Names::Adopted(_)) {
+        if !matches!(self.home(file), Home::Slot) {
             // Somebody's file may be sparse and right: its holes are zeros, not absence.
             let size = open.metadata()?.len();
             return Ok((offset < size).then_some(offset..size));
@@ -276,12 +279,65 @@ impl Backing for DiskFiles {
     }
 
     fn path(&self, file: FileIndex) -> PathBuf {
-        match &self.names {
-            Names::Slot => self.path.join(slot_name(file)),
-            Names::Adopted(paths) => {
-                self.path.join(paths.get(file.at()).and_then(Option::as_deref).unwrap_or(Path::new("")))
-            }
+        match (&self.names, self.home(file)) {
+            (_, Home::Slot) => self.path.join(slot_name(file)),
+            (Names::Placed(places), Home::Below(_, path)) => places.path().join(path),
+            (_, Home::Below(_, path)) => self.path.join(path),
+            (_, Home::None) => self.path.clone(),
         }
+    }
+
+    fn is_placed(&self, file: FileIndex) -> bool {
+        matches!((&self.names, self.home(file)), (Names::Placed(_), Home::Below(..)))
+    }
+
+    fn place(&self, file: FileIndex, mode: u32) -> Result<(), StorageError> {
+        let failed = |source| StorageError::Io { op: "name", path: self.path(file), source };
+        let Names::Placed(places) = &self.names else { return Err(failed(io::ErrorKind::Unsupported.into())) };
+        let open = self.writer(file).map_err(failed)?;
+        open.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+        places.place(file, &self.dir, &slot_name(file))
+    }
+
+    fn place_link(&self, path: &Path, target: &OsStr) -> Result<(), StorageError> {
+        match &self.names {
+            Names::Placed(places) => places.link(path, target),
+            _ => Err(StorageError::Io { op: "link", path: path.to_owned(), source: io::ErrorKind::Unsupported.into() }),
+        }
+    }
+}
+
+/// Where a file lies.
+#[derive(Debug)]
+enum Home<'f> {
+    /// In the slot, by its index.
+    Slot,
+    /// Somewhere below a directory, and not ours to write (I4).
+    Below(&'f File, &'f Path),
+    /// Nowhere.
+    None,
+}
+
+/// The directory (`None`: the root itself) and the last component of a path below `root`. Each component is opened by
+/// itself and must be no symlink.
+pub(crate) fn entry<'p>(root: &File, path: &'p Path) -> io::Result<(Option<File>, &'p OsStr)> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let mut dir: Option<File> = None;
+    for component in parent.components() {
+        let Component::Normal(part) = component else { return Err(io::ErrorKind::InvalidInput.into()) };
+        dir = Some(sys::open_at(dir.as_ref().unwrap_or(root), part, Open::Directory)?);
+    }
+    Ok((dir, name))
+}
+
+/// What lies at a path below `root`, reached through real directories only; `None` when nothing does.
+fn status_below(root: &File, path: &Path) -> io::Result<Option<FileStatus>> {
+    match entry(root, path) {
+        Ok((dir, name)) => sys::status_at(dir.as_ref().unwrap_or(root), name),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -181,23 +181,34 @@ impl CacheDir {
             return Ok(Removed::Pinned);
         }
         let bytes = data_bytes(&dir)?;
-        // What claims the bytes goes before them (I3).
-        for name in sys::names_in(&dir)?.iter().map(|name| os(name)).filter(|&name| name != LOCK && name != DATA) {
-            ignore_odd(sys::unlink_at(&dir, name))?;
-        }
-        if let Ok(data) = sys::open_at(&dir, OsStr::new(DATA), Open::Directory) {
-            for name in sys::names_in(&data)?.iter().map(|name| os(name)).filter(|name| is_file_name(name)) {
-                ignore_odd(sys::unlink_at(&data, name))?;
-            }
-            ignore_odd(sys::remove_dir_at(&dir, OsStr::new(DATA)))?;
-        }
-        // What is not ours stays, and the empty rest of the slot around it.
-        if sys::names_in(&dir)?.len() == 1 {
-            sys::unlink_at(&dir, OsStr::new(LOCK))?;
-            ignore_odd(sys::remove_dir_at(&self.dir, OsStr::new(name)))?;
-        }
+        empty(&dir)?;
+        remove_emptied(&self.dir, OsStr::new(name), &dir)?;
         Ok(Removed::Gone(bytes))
     }
+}
+
+/// Removes what a slot holds, its lock excepted. For whoever has that lock (I4).
+pub(super) fn empty(slot: &File) -> io::Result<()> {
+    // What claims the bytes goes before them (I3).
+    for name in sys::names_in(slot)?.iter().map(|name| os(name)).filter(|&name| name != LOCK && name != DATA) {
+        ignore_odd(sys::unlink_at(slot, name))?;
+    }
+    if let Ok(data) = sys::open_at(slot, OsStr::new(DATA), Open::Directory) {
+        for name in sys::names_in(&data)?.iter().map(|name| os(name)).filter(|name| is_file_name(name)) {
+            ignore_odd(sys::unlink_at(&data, name))?;
+        }
+        ignore_odd(sys::remove_dir_at(slot, OsStr::new(DATA)))?;
+    }
+    Ok(())
+}
+
+/// Removes a slot that was emptied. What is not ours stays, and the empty rest of the slot around it.
+pub(super) fn remove_emptied(parent: &File, name: &OsStr, slot: &File) -> io::Result<()> {
+    if sys::names_in(slot)?.len() == 1 {
+        sys::unlink_at(slot, OsStr::new(LOCK))?;
+        ignore_odd(sys::remove_dir_at(parent, name))?;
+    }
+    Ok(())
 }
 
 /// Whose process it is and what it has mounted: the first two lines of a lock's text.

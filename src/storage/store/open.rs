@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Instant;
@@ -23,6 +22,22 @@ use crate::base::{Bitfield, Layout};
 pub(super) fn open(cache: &CacheDir, torrent: TorrentFiles, recheck: bool) -> Result<OpenedStore, StorageError> {
     let mut warnings = Vec::new();
     let slot = cache.take_slot(torrent.info_hash, Use::Cache, &mut warnings)?;
+    open_taken(cache, slot, torrent, recheck, warnings)
+}
+
+pub(super) fn open_slot(cache: &CacheDir, name: &str, torrent: TorrentFiles) -> Result<OpenedStore, StorageError> {
+    let mut warnings = Vec::new();
+    let slot = cache.take_only_slot(name, &mut warnings)?;
+    open_taken(cache, slot, torrent, false, warnings)
+}
+
+fn open_taken(
+    cache: &CacheDir,
+    slot: Slot,
+    torrent: TorrentFiles,
+    recheck: bool,
+    mut warnings: Vec<String>,
+) -> Result<OpenedStore, StorageError> {
     let path = slot.path.join(DATA);
     let data = slot.data_dir(&mut warnings).map_err(io_error("open", &path))?;
     let files = DiskFiles::slot(Arc::clone(&torrent.layout), data, path.clone()).map_err(io_error("stat", &path))?;
@@ -41,7 +56,7 @@ pub(super) fn adopt(
     recheck: bool,
 ) -> Result<OpenedStore, StorageError> {
     let mut warnings = Vec::new();
-    let (root, paths) = split_root(&torrent.layout, files)?;
+    let (root, paths) = files.split_root(&torrent.layout)?;
     let dir = File::open(&root).map_err(io_error("open", &root))?;
     let slot = cache.take_slot(torrent.info_hash, Use::Adopted, &mut warnings)?;
     slot.describe_adopted(&root).map_err(io_error("write", &slot.path))?;
@@ -76,11 +91,13 @@ impl Parts {
             warn_of_missing(&layout, &*backing, &mut seen, &mut warnings);
         }
         let (have, unchecked) = judge(&layout, &*backing, &seen, &known, recheck);
+        // Of files that have come otherwise than by us nothing can be known.
+        let somebodys = self.adopted || layout.files().any(|file| backing.is_placed(file));
         if let Some(damage) = &known.damage {
             let path = slot.path.display();
             let count = unchecked.count();
             warnings.push(format!("the state in {path} is not used: {damage}; {count} pieces will be checked"));
-        } else if !known.had_state && !self.adopted && unchecked.count() > 0 {
+        } else if !known.had_state && !somebodys && unchecked.count() > 0 {
             let path = slot.path.display();
             warnings.push(format!("{path} has no state; {} pieces will be checked", unchecked.count()));
         }
@@ -91,6 +108,9 @@ impl Parts {
         if let Err(error) = keep_info(&*state, &info) {
             warnings.push(format!("{}: {error}", slot.path.join(INFO).display()));
         }
+        let mut gone = known.have.clone();
+        known.unchecked.iter().for_each(|piece| _ = gone.set(piece));
+        have.iter().chain(unchecked.iter()).for_each(|piece| _ = gone.clear(piece));
         let now = Moment::now();
         let used = state.read(USED).ok().flatten().unwrap_or_default();
         let recency = Recency::recall(layout.piece_count(), now, &used);
@@ -105,6 +125,7 @@ impl Parts {
             backing,
             progress: Mutex::new(HashMap::new()),
             altered: Mutex::new(BTreeSet::new()),
+            disputed: Mutex::default(),
             slot,
             directories: self.directories,
             adopted: self.adopted,
@@ -134,11 +155,11 @@ impl Parts {
         if let Some(budget) = budget {
             budget.joined(&store);
         }
-        OpenedStore { store, have, unchecked, warnings }
+        OpenedStore { store, have, unchecked, gone, warnings }
     }
 }
 
-fn state_files(slot: &Slot) -> Result<Arc<dyn StateFiles>, StorageError> {
+pub(super) fn state_files(slot: &Slot) -> Result<Arc<dyn StateFiles>, StorageError> {
     let dir = slot.dir.try_clone().map_err(io_error("open", &slot.path))?;
     Ok(Arc::new(Directory(dir)))
 }
@@ -241,27 +262,3 @@ const INFO: &str = "info";
 
 /// Files that are warned of one by one.
 const NAMED_FILES: usize = 10;
-
-/// The directory that all paths have in common (its real path), and the paths below it.
-fn split_root(layout: &Layout, files: Adopt) -> Result<(PathBuf, Vec<Option<PathBuf>>), StorageError> {
-    let mismatch = |path: &Path, reason: &str| StorageError::Mismatch { path: path.to_owned(), reason: reason.into() };
-    let mut root: Option<PathBuf> = None;
-    for path in files.paths.iter().flatten() {
-        let plain = path.is_absolute() && !path.components().any(|part| matches!(part, Component::ParentDir));
-        let Some(parent) = path.parent().filter(|_| plain) else {
-            return Err(mismatch(path, "not an absolute path of a file"));
-        };
-        root = Some(match root {
-            None => parent.to_owned(),
-            Some(root) => {
-                root.components().zip(parent.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
-            }
-        });
-    }
-    let root = root.ok_or_else(|| mismatch(Path::new(""), "there is no file to share"))?;
-    let below = |path: PathBuf| path.strip_prefix(&root).map(Path::to_owned).ok();
-    let mut paths: Vec<_> = files.paths.into_iter().map(|path| path.and_then(below)).collect();
-    paths.resize(layout.file_count(), None);
-    let root = root.canonicalize().map_err(io_error("open", &root))?;
-    Ok((root, paths))
-}

@@ -29,15 +29,18 @@ pub(super) struct InProgress {
     hashing: Mutex<Hashing>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Hashing {
     /// `None` while a thread works with it, and after the end.
     hasher: Option<Sha1>,
     /// How far it has got.
     hashed: u32,
     written: Ranges,
-    /// A file of the piece was altered behind our back: the hash tells nothing of what lies on disk.
+    /// A file of the piece was altered behind our back, or has other bytes than those that were sent: the hash tells
+    /// nothing of what lies on disk.
     reread: bool,
+    /// The file that had other bytes, and is not ours to write.
+    disputed: Option<FileIndex>,
     /// A write has failed, or the verdict is spoken.
     over: bool,
 }
@@ -45,6 +48,13 @@ struct Hashing {
 impl InProgress {
     pub(super) fn reread(&self) {
         lock(&self.hashing).reread = true;
+    }
+
+    /// A file that is not ours to write has other bytes than those that were sent.
+    fn dispute(&self, file: FileIndex) {
+        let mut hashing = lock(&self.hashing);
+        hashing.reread = true;
+        hashing.disputed = Some(file);
     }
 }
 
@@ -89,7 +99,7 @@ impl Store {
         if let Some(hasher) = &mut warm {
             blocks.iter().for_each(|block| hasher.update(block));
         }
-        let mut written = self.write_blocks(run, blocks);
+        let mut written = self.write_blocks(run, blocks, &progress);
         while let Err(StorageError::Io { source, .. }) = &written
             && source.kind() == io::ErrorKind::StorageFull
             && let Some(budget) = &self.budget
@@ -101,7 +111,7 @@ impl Store {
             if freed == 0 {
                 break;
             }
-            written = self.write_blocks(run, blocks);
+            written = self.write_blocks(run, blocks, &progress);
         }
         if let Err(error) = written {
             // The attempt is lost: its hash may have seen what the disk has not.
@@ -208,9 +218,12 @@ impl Store {
                 let Some(hasher) = hashing.hasher.take() else { return Ok(Verdict::Incomplete) };
                 if from == length {
                     hashing.over = true;
-                    let reread = hashing.reread;
+                    let (reread, disputed) = (hashing.reread, hashing.disputed);
                     drop(hashing);
                     let verdict = self.verdict(piece, doubts, hasher, reread);
+                    if let (Ok(Verdict::Corrupt(_)), Some(file)) = (&verdict, disputed) {
+                        self.dispute(file);
+                    }
                     self.leave(piece, progress);
                     return verdict;
                 }
@@ -247,7 +260,7 @@ impl Store {
         self.digests_on_disk(piece).map(Verdict::Corrupt)
     }
 
-    fn write_blocks(&self, run: BlockRef, blocks: &[Bytes]) -> Result<(), StorageError> {
+    fn write_blocks(&self, run: BlockRef, blocks: &[Bytes], progress: &InProgress) -> Result<(), StorageError> {
         let mut blocks = blocks.iter().map(|block| &block[..]).filter(|block| !block.is_empty());
         let mut rest: &[u8] = &[];
         let mut slices = Vec::new();
@@ -263,8 +276,13 @@ impl Store {
                 missing -= part.len();
                 rest = tail;
             }
-            if !span.padding {
+            if span.padding {
+                continue;
+            }
+            if !self.backing.is_placed(span.file) {
                 self.write_slices(span.file, span.offset, &mut slices)?;
+            } else if !self.holds(span, &slices)? {
+                progress.dispute(span.file);
             }
         }
         Ok(())
@@ -327,8 +345,7 @@ impl InProgress {
     }
 
     fn new(attempt: u32) -> Arc<Self> {
-        let hashing =
-            Hashing { hasher: Some(Sha1::new()), hashed: 0, written: Ranges::default(), reread: false, over: false };
+        let hashing = Hashing { hasher: Some(Sha1::new()), ..Hashing::default() };
         Arc::new(Self { attempt, hashing: Mutex::new(hashing) })
     }
 }
