@@ -28,6 +28,7 @@ mod status;
 mod text;
 mod torrents;
 mod umount;
+mod verify;
 mod watching;
 
 use clap::Parser;
@@ -58,6 +59,7 @@ pub fn main() -> i32 {
         Command::Cache(args) => cache::run(args).map(|()| exit::OK),
         Command::Get(args) => get::run(*args),
         Command::Seed(args) => seed::run(*args),
+        Command::Verify(args) => verify::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

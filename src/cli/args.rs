@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{add, cache, completions, create, get, limits, man, show};
+use super::{add, cache, completions, create, get, limits, man, show, verify};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -53,6 +53,9 @@ pub enum Command {
     /// Share files that are already here
     #[command(after_help = SEED_EXAMPLES, after_long_help = SEED_EXAMPLES)]
     Seed(Box<SeedArgs>),
+    /// Compare files, or what the cache holds, with what a torrent says
+    #[command(after_help = verify::EXAMPLES, after_long_help = verify::EXAMPLES)]
+    Verify(verify::Args),
     /// See it work: makes files, seeds and tracks them in this process, mounts and reads them, cleans up
     Demo(DemoArgs),
     /// Print what makes a shell complete commands and options

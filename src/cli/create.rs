@@ -206,7 +206,7 @@ fn report(output: &Path, metainfo: &Metainfo, total: u64, json: bool) -> anyhow:
 
 /// A flag that the first SIGINT or SIGTERM sets: hashing looks at it, and nothing is left behind. A second one ends the
 /// process, for disks that do not answer.
-fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -274,4 +274,5 @@ fn shown(path: &Path) -> String {
 /// More would make a torrent that nobody takes: their hashes alone have 40 MB.
 const MAX_PIECES: u64 = 2_000_000;
 
-const BAR: &str = "{bar:30} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+pub(super) const BAR: &str =
+    "{bar:30} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";

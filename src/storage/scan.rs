@@ -1,8 +1,10 @@
-//! Content that lies on disk already, as the material of a torrent: what is there, and what its pieces hash to.
+//! Content that lies on disk already, as the material of a torrent: what is there, what its pieces hash to, and whether that
+//! is what a torrent says.
 //!
 //! Walks without following links and without recursion; hashes on several threads, piece by piece. Writes nothing, and
 //! knows nothing of torrents' file format.
 
+mod check;
 mod hash;
 mod walk;
 
@@ -11,6 +13,7 @@ use std::time::SystemTime;
 
 use super::StorageError;
 
+pub use check::{Finding, Findings, check_files, each_piece};
 pub use hash::{Hashing, hash_pieces};
 pub use walk::walk;
 

@@ -199,6 +199,7 @@ fn every_command_has_a_help_that_fits_its_options() {
         "create",
         "get",
         "seed",
+        "verify",
         "demo",
         "completions",
         "man",

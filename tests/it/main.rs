@@ -10,4 +10,5 @@ mod shell;
 mod store;
 mod tracker;
 mod udp_tracker;
+mod verify;
 mod wire;
