@@ -25,6 +25,7 @@ mod process;
 mod seed;
 pub mod show;
 mod status;
+mod stop;
 mod text;
 mod torrents;
 mod umount;
@@ -54,6 +55,7 @@ pub fn main() -> i32 {
         Command::Remove(args) => add::remove(&args),
         Command::Set(args) => limits::set(&args),
         Command::Status(args) => status::run(&args),
+        Command::Stop(args) => stop::run(&args),
         Command::Show(args) => show::run(args).map(|()| exit::OK),
         Command::Create(args) => create::run(args).map(|()| exit::OK),
         Command::Cache(args) => cache::run(args).map(|()| exit::OK),

@@ -5,6 +5,7 @@
 
 mod changes;
 mod client;
+mod seeding;
 mod socket;
 mod status;
 mod torrent_status;
@@ -12,6 +13,7 @@ mod watch;
 
 pub use changes::{Changes, Common, NotFound};
 pub use client::{ask, ask_with, sockets};
+pub use seeding::{Goals, Reached, Seeding, SeedingStatus, TorrentSeeding};
 pub use socket::{Control, Responder, prepare_directory};
 pub use status::{Limits, Status, StatusSource, Warning};
 pub use torrent_status::{FileStatus, PeerStatus, ReadStatus, TorrentStatus, TrackerStatus};
@@ -34,8 +36,11 @@ pub enum Request {
         files: usize,
     },
     /// End: fail waiting reads, detach the mount, say `stopped`. Answered by `{"ok":true}` before it is done; it is done
-    /// when the process closes the connection.
+    /// when the process closes the connection. Where sharing goes on without the mount: answered by
+    /// `{"ok":true,"seeding":true}` when the mount has ended.
     Umount,
+    /// End sharing: as `umount`, of a process that has no mount (any more).
+    Stop,
     /// Mount one more torrent, whose file follows the line. Answered by `{"ok":true,"path":"...","info_hash":"..."}`.
     Add {
         /// Bytes of the torrent file.
@@ -95,6 +100,9 @@ pub struct Response {
     /// The answer to `status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// The mount has ended, and the process goes on sharing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seeding: bool,
     /// Where the torrent that came or went is (or was) shown, from the root of the mount on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
@@ -106,7 +114,7 @@ pub struct Response {
 impl Response {
     /// Done, and nothing to tell.
     pub fn done() -> Self {
-        Self { ok: true, error: None, pid: None, status: None, path: None, info_hash: None }
+        Self { ok: true, error: None, pid: None, status: None, seeding: false, path: None, info_hash: None }
     }
 
     /// Not done, and why.

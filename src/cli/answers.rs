@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -32,6 +33,22 @@ impl Answers {
 impl Responder for Answers {
     fn status(&self, files: usize) -> Status {
         self.source.collect(files)
+    }
+
+    fn end_mount(&self) -> bool {
+        let (changes, seeding) = (&self.source.changes, &self.source.seeding);
+        if !seeding.is_wanted() || changes.mount().is_none() {
+            return false;
+        }
+        changes.end_view();
+        seeding.begin(Instant::now());
+        let _ = self.end.send(End::Unmounted);
+        true
+    }
+
+    fn refuses_stop(&self) -> Option<String> {
+        let place = self.source.mountpoint.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+        self.is_mounted().then(|| format!("it is mounted at {place}: unmount it first"))
     }
 
     fn end(&self) {
@@ -74,10 +91,10 @@ impl Responder for Answers {
     }
 
     fn remove(&self, torrent: &str) -> Response {
-        if !self.is_mounted() {
+        let (changes, is_seeding) = (&self.source.changes, self.source.seeding.has_begun());
+        if !self.is_mounted() && !is_seeding {
             return Response::refused(NOT_MOUNTED);
         }
-        let changes = &self.source.changes;
         let hash = match changes.find(torrent) {
             Ok(hash) => hash,
             Err(error) => return Response::refused(error.to_string()),
@@ -87,6 +104,12 @@ impl Responder for Answers {
             true => done(path.to_string_lossy().into_owned(), Some(hash)),
             // Somebody was faster.
             false => Response::refused("no such torrent is mounted here"),
+        }
+    }
+
+    fn removed(&self) {
+        if self.source.seeding.has_begun() && self.source.changes.session().torrents().is_empty() {
+            let _ = self.end.send(End::Shared);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{add, cache, completions, create, get, limits, man, show, verify};
+use super::{add, cache, completions, create, get, limits, man, show, stop, verify};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -41,6 +41,8 @@ pub enum Command {
     Set(limits::Set),
     /// Show what the running mounts and seeds are doing
     Status(StatusArgs),
+    /// End sharing that goes on after an unmount, or a seed
+    Stop(stop::Args),
     /// Show what is in a torrent file
     Show(show::Args),
     /// Make a torrent of a file or directory
@@ -107,6 +109,9 @@ pub struct MountArgs {
     /// What only mount(8) asks for.
     #[arg(skip)]
     pub manner: Manner,
+    /// What goes on after the mount.
+    #[command(flatten)]
+    pub seeding: stop::SeedingArgs,
     /// The swarm.
     #[command(flatten)]
     pub swarm: SwarmArgs,
@@ -442,6 +447,11 @@ mod tests {
             "btfs mount a b --max-upload fast",
             "btfs mount a b --max-half-open 0",
             "btfs set",
+            "btfs stop",
+            "btfs stop --all 7",
+            "btfs mount a b --seed-ratio 2",
+            "btfs mount a b --seed-after-unmount --seed-time soon",
+            "btfs mount a b --seed-after-unmount --seed-ratio -1",
             "btfs set /m --each --torrent a",
             "btfs cache",
             "btfs cache prune --older-than soon",

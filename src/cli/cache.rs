@@ -255,7 +255,7 @@ fn to_size(text: &str) -> Result<u64, String> {
 }
 
 /// A time with its unit: s, m, h or d.
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
     let parsed = units.into_iter().find_map(|(unit, seconds)| {
         let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;

@@ -19,7 +19,7 @@ use super::args::{Cli, Command, DemoArgs};
 use super::logging::{self, Target};
 use super::{create, exit, status, text, torrents};
 use crate::base::size::Bytes;
-use crate::control::{Changes, Common, StatusSource};
+use crate::control::{Changes, Common, Seeding, StatusSource};
 use crate::engine::Fill;
 use crate::fs::{Mount, MountConfig, detach};
 use crate::net::{AddTorrent, Session, SessionConfig, TorrentHandle};
@@ -138,6 +138,7 @@ fn show(
     let source = StatusSource {
         changes: Arc::new(Changes::new(reader.clone(), Some(mount.clone()), Common::default())),
         watching: None,
+        seeding: Seeding::default(),
         mountpoint: Some(mountpoint.clone()),
         command: "mount",
         started: beginning,

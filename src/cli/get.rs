@@ -20,7 +20,7 @@ use super::process::{Parts, Process, Running};
 use super::text::{safe, safe_json, say};
 use super::{exit, live, logging, torrents};
 use crate::base::size::{Bytes, Span};
-use crate::control::{Changes, Common};
+use crate::control::{Changes, Common, Seeding};
 use crate::engine::TorrentSnapshot;
 use crate::net::{AddTorrent, Session};
 use crate::proto::announce::tracker_host;
@@ -73,7 +73,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<i32> {
         }
     };
     let (warnings, changes) = (logging.last_warnings(), Changes::new(session, None, Common::default()));
-    let parts = Parts { changes, watch: None, mountpoint: None, warnings, log: target.describe() };
+    let seeding = Seeding::default();
+    let parts = Parts { changes, watch: None, seeding, mountpoint: None, warnings, log: target.describe() };
     let running = process.run("get", parts);
     download(&args, job, running)
 }

@@ -12,9 +12,9 @@ use super::args::MountArgs;
 use super::process::{self, Parts, Process};
 use super::torrents::{self, Named};
 use super::watching::InMount;
-use super::{daemon, exit, logging, mountpoint, options, text};
+use super::{daemon, exit, logging, mountpoint, options, stop, text};
 use crate::base::size::Bytes;
-use crate::control::{Changes, Common, Watch};
+use crate::control::{Changes, Common, Seeding, Watch};
 use crate::fs::{Mount, MountConfig, prepare_mountpoint};
 use crate::net::{AddTorrent, SessionConfig};
 use crate::proto::metainfo::{EntryKind, Metainfo};
@@ -66,6 +66,7 @@ fn serve(
     let upload = session.upload;
     let watched = args.watch.as_deref().map(watched).transpose()?;
     let cache = session.cache_dir.clone();
+    stop::take_over(&torrents, &cache);
     let session = process.session(session)?;
     let started = (|| {
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
@@ -113,6 +114,7 @@ fn serve(
     let parts = Parts {
         changes,
         watch,
+        seeding: Seeding::new(args.seeding.goals()),
         mountpoint: Some(mountpoint.clone()),
         warnings: warnings.clone(),
         log: target.describe(),

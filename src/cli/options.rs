@@ -1,8 +1,10 @@
 //! `-o` as mount(8) has it: translated to the command's own options, so that both mean the same.
 
 use super::args::{MountArgs, at_least_one, min_free, seconds, size, tracker_url};
+use super::cache::time;
 use super::exit::UsageError;
 use super::limits::{rate, slots};
+use super::stop::ratio;
 
 /// Applies every `-o` of `args` to it. What is left in `args.options` is for the kernel or the FUSE library.
 ///
@@ -20,6 +22,9 @@ pub(crate) fn apply(args: &mut MountArgs) -> Result<(), UsageError> {
             Err(Wrong::Unknown) if args.manner.sloppy => {}
             Err(wrong) => return Err(UsageError(format!("option {option}: {wrong}"))),
         }
+    }
+    if args.seeding.is_without_reason() {
+        return Err(UsageError("seed_ratio, seed_time and seed_idle need seed_after_unmount".to_owned()));
     }
     if args.swarm.no_tracker && !args.swarm.trackers.is_empty() {
         return Err(UsageError("no_tracker and a tracker exclude each other".to_owned()));
@@ -64,6 +69,11 @@ fn apply_one(args: &mut MountArgs, name: &str, value: Option<&str>) -> Result<()
         ("gid", Some(value)) => args.gid = Some(number(value)?),
         ("read_timeout", Some(value)) => args.read_timeout = seconds(value)?,
         ("readahead", Some(value)) => args.readahead = seconds(value)?,
+        ("seed_after_unmount", None) => args.seeding.seed_after_unmount = true,
+        ("seed_ratio", Some(value)) => args.seeding.seed_ratio = Some(ratio(value)?),
+        ("seed_time", Some(value)) => args.seeding.seed_time = Some(time(value)?),
+        ("seed_idle", Some(value)) => args.seeding.seed_idle = Some(time(value)?),
+        ("even_as_last_seed", None) => args.seeding.even_as_last_seed = true,
         ("watch", Some(value)) => args.watch = Some(value.into()),
         ("fill", Some(value)) => args.fill = clap::ValueEnum::from_str(value, false)?,
         ("cache_dir", Some(value)) => args.cache.cache_dir = Some(value.into()),
@@ -125,6 +135,11 @@ fn is_known(name: &str) -> bool {
         "readahead",
         "fill",
         "watch",
+        "seed_after_unmount",
+        "seed_ratio",
+        "seed_time",
+        "seed_idle",
+        "even_as_last_seed",
         "cache_dir",
         "cache_size",
         "cache_min_free",
@@ -265,6 +280,8 @@ mod tests {
             ("max_peers=0", "option max_peers=0: at least 1 is needed"),
             ("cache_size=12", "option cache_size=12: at least 1M is needed"),
             ("cache_min_free", "option cache_min_free: needs a value"),
+            ("seed_time=90", "option seed_time=90: expected a number and a unit: 90m, 12h, 30d"),
+            ("seed_ratio=2", "seed_ratio, seed_time and seed_idle need seed_after_unmount"),
             ("max_upload=fast", "option max_upload=fast: expected bytes in a second, such as 500K or 2M, or none"),
             ("max_half_open", "option max_half_open: needs a value"),
             ("max_per_address", "option max_per_address: needs a value"),

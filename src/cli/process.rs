@@ -15,7 +15,7 @@ use super::logging::LastWarnings;
 use super::torrents::{self, Named};
 use super::watching::Watching;
 use super::{daemon, exit, live, paths, text};
-use crate::control::{Changes, Control, StatusSource, Warning, Watch, prepare_directory};
+use crate::control::{Changes, Control, Seeding, StatusSource, Warning, Watch, prepare_directory};
 use crate::net::{Session, SessionConfig, SessionError, TorrentHandle};
 use crate::proto::metainfo::Metainfo;
 use crate::storage::StorageError;
@@ -27,10 +27,12 @@ pub(crate) enum End {
     Signal,
     /// What was asked for is done, or cannot be.
     Done,
-    /// `btfs umount`.
+    /// `btfs umount`, `btfs stop`.
     Asked,
-    /// Somebody else unmounted.
+    /// The mount has ended, but not by us; or by us, where sharing goes on.
     Unmounted,
+    /// Nothing is left to share after the mount.
+    Shared,
 }
 
 /// A process with a swarm, before its session exists.
@@ -109,12 +111,13 @@ impl Process {
 
     /// Everything is up: opens the control socket and watches the mount.
     pub(crate) fn run(self, command: &'static str, parts: Parts) -> Running {
-        let Parts { changes, watch, mountpoint, warnings, log } = parts;
+        let Parts { changes, watch, seeding, mountpoint, warnings, log } = parts;
         let changes = Arc::new(changes);
         let source = Arc::new(StatusSource {
             changes: changes.clone(),
             watching: watch.as_ref().map(|watch| watch.directory().to_owned()),
             mountpoint,
+            seeding,
             command,
             started: self.started,
             log,
@@ -184,6 +187,8 @@ pub(crate) struct Parts {
     pub(crate) changes: Changes,
     /// The directory whose torrent files it mounts.
     pub(crate) watch: Option<Watch>,
+    /// What goes on after the mount.
+    pub(crate) seeding: Seeding,
     /// Where.
     pub(crate) mountpoint: Option<PathBuf>,
     /// What went wrong lately.
@@ -221,9 +226,15 @@ impl Running {
     pub(crate) fn until_end(mut self, live: bool) -> ! {
         let line = live.then(live::Line::start).flatten();
         let end = loop {
-            let patience = if line.is_some() { live::PERIOD } else { Duration::from_secs(3600) };
-            if let Some(end) = self.wait(patience) {
-                break end;
+            let seeding = self.source.seeding.has_begun();
+            let patience = if line.is_some() || seeding { live::PERIOD } else { Duration::from_secs(3600) };
+            match self.wait(patience) {
+                Some(End::Unmounted) if self.source.seeding.is_wanted() => self.share_on(),
+                Some(end) => break end,
+                None => {}
+            }
+            if self.source.seeding.has_begun() && !self.source.seeding.look(Instant::now(), &self.source.changes) {
+                break End::Shared;
             }
             if let Some(line) = &line {
                 line.show(&self.source.collect(0));
@@ -233,6 +244,14 @@ impl Running {
             line.clear();
         }
         self.end(end)
+    }
+
+    /// The mount has ended, by whomever: its last traces go, the swarms are not left. Idempotent.
+    fn share_on(&mut self) {
+        self.watching.take();
+        self.source.changes.end_view();
+        exit::set_mounted(None);
+        self.source.seeding.begin(Instant::now());
     }
 
     /// Fails waiting reads, unmounts, says `stopped`, and ends the process within 5 s.

@@ -14,7 +14,7 @@ use super::exit::UsageError;
 use super::process::{Parts, Process, Running};
 use super::{logging, text, torrents};
 use crate::base::size::Bytes;
-use crate::control::{Changes, Common, Status};
+use crate::control::{Changes, Common, Seeding, Status};
 use crate::engine::Fill;
 use crate::net::AddTorrent;
 
@@ -45,7 +45,8 @@ pub(crate) fn run(args: SeedArgs) -> anyhow::Result<i32> {
     }
     let warnings = logging.last_warnings();
     let changes = Changes::new(session, None, Common::default());
-    let parts = Parts { changes, watch: None, mountpoint: None, warnings, log: target.describe() };
+    let seeding = Seeding::default();
+    let parts = Parts { changes, watch: None, seeding, mountpoint: None, warnings, log: target.describe() };
     let mut running = process.run("seed", parts);
     if let Some(end) = check(&mut running)? {
         running.end(end);

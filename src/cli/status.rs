@@ -11,7 +11,7 @@ use super::args::StatusArgs;
 use super::text::{safe, shorten};
 use super::{daemon, exit, limits, mountpoint, paths};
 use crate::base::size::{Bytes, Span};
-use crate::control::{Limits, Request, Status, TorrentStatus, ask, sockets};
+use crate::control::{Limits, Request, SeedingStatus, Status, TorrentStatus, ask, sockets};
 
 /// Shows it, once or until interrupted.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<i32> {
@@ -53,7 +53,7 @@ pub(super) fn find(mountpoint: &Path) -> Option<(PathBuf, Status)> {
 }
 
 /// Every process that answers, in the order of its socket's name. Asked all at once: one may be suspended.
-fn ask_all(files: usize) -> Vec<(PathBuf, Status)> {
+pub(super) fn ask_all(files: usize) -> Vec<(PathBuf, Status)> {
     std::thread::scope(|scope| {
         let asked = sockets(&paths::control_directories()).into_iter().map(|socket| {
             scope.spawn(move || {
@@ -119,7 +119,10 @@ pub(crate) fn human(status: &Status) -> String {
             )
         }
         Some(path) => format!("{} at {}, ending", status.command, safe(path)),
-        None => status.command.clone(),
+        None => match status.seeding.as_ref().and_then(|seeding| seeding.unmounted_from.as_ref()) {
+            Some(path) => format!("sharing on, was mounted at {}", safe(path)),
+            None => status.command.clone(),
+        },
     };
     let up = Span(Duration::from_secs(status.uptime_seconds));
     let pid = match status.pid {
@@ -127,6 +130,9 @@ pub(crate) fn human(status: &Status) -> String {
         pid => format!("pid {pid}"),
     };
     let _ = writeln!(text, "{place}   {pid}, port {}, up {up}", status.port);
+    if let Some(seeding) = &status.seeding {
+        let _ = writeln!(text, "  sharing    {}; btfs stop {} ends it", goals(seeding), status.pid);
+    }
     if let Some(directory) = &status.watching {
         let _ = writeln!(text, "  watching   {}", safe(directory));
     }
@@ -147,6 +153,24 @@ pub(crate) fn human(status: &Status) -> String {
         let _ = writeln!(text, "  log        {}", safe(log));
     }
     text
+}
+
+/// How long the sharing of a process goes on.
+fn goals(seeding: &SeedingStatus) -> String {
+    let span = |seconds: u64| Span(Duration::from_secs(seconds));
+    let ratio = seeding.until_ratio.map(|ratio| format!("ratio {ratio}"));
+    let time = seeding.until_seconds.map(|seconds| format!("{}", span(seconds)));
+    let idle = seeding.until_idle_seconds.map(|seconds| format!("{} in which nothing is taken", span(seconds)));
+    let goals: Vec<_> = [ratio, time, idle].into_iter().flatten().collect();
+    let until = match goals.is_empty() {
+        true => "until it is stopped".to_owned(),
+        false => format!("until {}", goals.join(", or ")),
+    };
+    let last = match seeding.even_as_last_seed {
+        false if !goals.is_empty() => ", but as long as it is the last seed",
+        _ => "",
+    };
+    format!("for {} so far, {until}{last}", span(seeding.seconds))
 }
 
 fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
@@ -183,6 +207,15 @@ fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
         Bytes(torrent.uploaded_bytes),
         Bytes(torrent.wasted_bytes),
     );
+    if let Some(seeding) = &torrent.seeding {
+        let idle = Span(Duration::from_secs(seeding.idle_seconds));
+        let last = match (seeding.reached, seeding.last_seed) {
+            (Some(_), true) => "; enough, but nobody else is known to have all of it",
+            (None, true) => "; nobody else is known to have all of it",
+            _ => "",
+        };
+        let _ = writeln!(text, "    sharing    ratio {:.2}, nothing taken for {idle}{last}", seeding.ratio);
+    }
     let bound = |rate: Option<u64>| rate.map_or("no limit".to_owned(), |rate| format!("{}/s", Bytes(rate)));
     if torrent.download_limit.is_some() || torrent.upload_limit.is_some() {
         let _ = writeln!(text, "    limits     ↓ {}  ↑ {}", bound(torrent.download_limit), bound(torrent.upload_limit));

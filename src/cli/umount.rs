@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 use super::args::UmountArgs;
 use super::mountpoint::Mounted;
-use super::{exit, mountpoint, status};
+use super::{daemon, exit, mountpoint, status, text};
 use crate::control::{Request, ask};
 use crate::fs::detach;
 
@@ -25,7 +25,16 @@ pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<i32> {
         // Its process is gone or cannot be reached: nothing but the kernel's entry is left to take away.
         (None, Some(mount)) => take_away(&mount.path)?,
         (Some((socket, _)), _) => {
-            let ended = end(socket, until);
+            let ended = match end(socket, until) {
+                Ended::Mount(pid) => {
+                    text::say(format_args!(
+                        "unmounted; what was fetched is shared on: btfs status shows how, btfs stop {pid} ends it"
+                    ));
+                    true
+                }
+                Ended::Process => true,
+                Ended::Nothing => false,
+            };
             // It did not manage, or did not answer: suspended, perhaps.
             match mountpoint::find(&args.mountpoint) {
                 Some(mount) => refuse_covered(&mount).and_then(|()| take_away(&mount.path))?,
@@ -39,13 +48,30 @@ pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<i32> {
     Ok(exit::OK)
 }
 
-/// Asks a process to end and waits for that: then its cache is free for the next mount.
-fn end(socket: &Path, until: Instant) -> bool {
+/// Asks a process to end and waits for that: then its cache is free for the next mount. One that shares on ends its mount
+/// only.
+fn end(socket: &Path, until: Instant) -> Ended {
     let asked = ask(socket, &Request::Umount, PATIENCE);
-    let Some((_, mut stream)) = asked.ok().filter(|(response, _)| response.ok) else { return false };
+    let Some((answer, mut stream)) = asked.ok().filter(|(response, _)| response.ok) else { return Ended::Nothing };
+    if answer.seeding {
+        return Ended::Mount(daemon::peer_pid(&stream).unwrap_or_default());
+    }
     // The connection ends with the process.
     let _ = stream.set_read_timeout(Some(until.saturating_duration_since(Instant::now()).max(SHORTEST)));
-    stream.read(&mut [0]).is_ok_and(|read| read == 0)
+    match stream.read(&mut [0]) {
+        Ok(0) => Ended::Process,
+        _ => Ended::Nothing,
+    }
+}
+
+/// What has ended by being asked.
+enum Ended {
+    /// The process, and with it everything.
+    Process,
+    /// The mount; the process of this number shares on.
+    Mount(u32),
+    /// Nothing, or not in time.
+    Nothing,
 }
 
 fn refuse_covered(mount: &Mounted) -> anyhow::Result<()> {

@@ -56,6 +56,15 @@ impl Changes {
         self.mount.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Ends the mount; the torrents stay in their swarms. Blocking: some seconds where files are open. Idempotent.
+    pub fn end_view(&self) {
+        let mount = self.mount.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mount) = mount {
+            mount.unmount();
+            mount.clear();
+        }
+    }
+
     /// Says in the slots of all torrents, those that are yet to come included, who owns them.
     pub fn sign(&self, owner: String) {
         let _ = self.owner.set(owner);

@@ -30,6 +30,10 @@ pub struct Control {
 pub trait Responder: Send + Sync + 'static {
     /// The state, with at most so many files of each torrent.
     fn status(&self, files: usize) -> Status;
+    /// The mount is to end where sharing goes on without it; it has ended, then. False: the process ends with it.
+    fn end_mount(&self) -> bool;
+    /// Why a process that is to end sharing does not.
+    fn refuses_stop(&self) -> Option<String>;
     /// The process is to end.
     fn end(&self);
     /// A torrent is to come, whose file is `file`.
@@ -38,6 +42,8 @@ pub trait Responder: Send + Sync + 'static {
     fn set(&self, torrent: Option<&str>, each: bool, new: NewLimits) -> Response;
     /// A torrent is to go.
     fn remove(&self, torrent: &str) -> Response;
+    /// Whoever asked for that has heard that it is done. Must not block.
+    fn removed(&self);
 }
 
 impl Control {
@@ -162,6 +168,7 @@ async fn serve(stream: UnixStream, responder: &Arc<dyn Responder>) -> io::Result
             return Ok(());
         }
         let mut complete = line.last() == Some(&b'\n');
+        let mut removed = false;
         let request = if complete {
             serde_json::from_slice::<Request>(&line).map_err(|error| error.to_string())
         } else {
@@ -177,8 +184,19 @@ async fn serve(stream: UnixStream, responder: &Arc<dyn Responder>) -> io::Result
                 .await
             }
             Ok(Request::Umount) => {
-                ending = true;
-                Response { pid: Some(std::process::id()), ..Response::done() }
+                let answer = blocking(responder, |responder| Response {
+                    seeding: responder.end_mount(),
+                    pid: Some(std::process::id()),
+                    ..Response::done()
+                });
+                let answer = answer.await;
+                ending = answer.ok && !answer.seeding;
+                answer
+            }
+            Ok(Request::Stop) => {
+                let refused = responder.refuses_stop();
+                ending = refused.is_none();
+                refused.map_or_else(Response::done, Response::refused)
             }
             Ok(Request::Add { bytes, .. }) if bytes > MAX_TORRENT_BYTES as u64 => {
                 // The rest is not worth reading.
@@ -193,7 +211,10 @@ async fn serve(stream: UnixStream, responder: &Arc<dyn Responder>) -> io::Result
             Ok(Request::Set { torrent, each, new }) => {
                 blocking(responder, move |responder| responder.set(torrent.as_deref(), each, new)).await
             }
-            Ok(Request::Remove { torrent }) => blocking(responder, move |responder| responder.remove(&torrent)).await,
+            Ok(Request::Remove { torrent }) => {
+                removed = true;
+                blocking(responder, move |responder| responder.remove(&torrent)).await
+            }
             Err(error) => Response::refused(error),
         };
         let mut text = serde_json::to_vec(&response)?;
@@ -201,6 +222,9 @@ async fn serve(stream: UnixStream, responder: &Arc<dyn Responder>) -> io::Result
         timeout(IDLE, write.write_all(&text)).await?;
         if ending {
             responder.end();
+        }
+        if removed {
+            responder.removed();
         }
         if !complete {
             // The rest of an endless line is not worth reading.
@@ -258,10 +282,19 @@ mod tests {
                 watching: None,
                 waiting_reads: 0,
                 limits: Default::default(),
+                seeding: None,
                 torrents: Vec::new(),
                 warnings: Vec::new(),
                 log: None,
             }
+        }
+
+        fn end_mount(&self) -> bool {
+            self.ends.load(Ordering::SeqCst) > 0
+        }
+
+        fn refuses_stop(&self) -> Option<String> {
+            Some("mounted".to_owned())
         }
 
         fn end(&self) {
@@ -280,6 +313,8 @@ mod tests {
         fn remove(&self, torrent: &str) -> Response {
             Response::refused(torrent)
         }
+
+        fn removed(&self) {}
     }
 
     fn answers(stream: &std::os::unix::net::UnixStream) -> Vec<Response> {
@@ -334,6 +369,10 @@ mod tests {
         assert_eq!(answers(&stream)[0].path, Some(format!("None true {new:?}")));
         let (answer, _) = ask(Request::Remove { torrent: "x y".into() });
         assert_eq!((answer.ok, answer.error.as_deref()), (false, Some("x y")));
+        assert_eq!(ask(Request::Stop).0.error.as_deref(), Some("mounted"));
+        echo.end();
+        assert!(ask(Request::Umount).0.seeding, "it goes on");
+        echo.ends.store(0, Ordering::SeqCst);
         let (_, stream) = ask(Request::Umount);
         let path = control.path().to_path_buf();
         drop(control);

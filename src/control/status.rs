@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::Changes;
 use super::torrent_status::{TorrentStatus, torrent_status};
+use super::{Changes, Seeding, SeedingStatus};
 use crate::net::Bounds;
 
 /// One process.
@@ -24,6 +24,9 @@ pub struct Status {
     pub mountpoint: Option<String>,
     /// Whether the kernel still has the mount.
     pub mounted: bool,
+    /// It shares on, although its mount has ended.
+    #[serde(default)]
+    pub seeding: Option<SeedingStatus>,
     /// Seconds since it was started.
     pub uptime_seconds: u64,
     /// The port that peers can reach it at.
@@ -93,6 +96,8 @@ pub struct StatusSource {
     pub watching: Option<PathBuf>,
     /// Where it is mounted.
     pub mountpoint: Option<PathBuf>,
+    /// What goes on after the mount.
+    pub seeding: Seeding,
     /// `mount` or `seed`.
     pub command: &'static str,
     /// When the process was started.
@@ -113,14 +118,19 @@ impl StatusSource {
             let hash = torrent.metainfo().info_hash;
             let shown = mount.as_ref().zip(hash).and_then(|(mount, hash)| mount.path_of(&hash));
             let rates = hash.and_then(|hash| session.rates_of(&hash)).unwrap_or_default();
-            torrent_status(torrent, shown.map(|path| text(&path)), rates, files)
+            let seeding = hash.and_then(|hash| self.seeding.status_of(&hash));
+            TorrentStatus { seeding, ..torrent_status(torrent, shown.map(|path| text(&path)), rates, files) }
         });
+        let mountpoint = self.mountpoint.as_deref().map(text);
+        let seeding = self.seeding.status(Instant::now(), mountpoint.clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             command: self.command.to_owned(),
-            mountpoint: self.mountpoint.as_deref().map(text),
+            // Another mount may be there by now.
+            mountpoint: mountpoint.filter(|_| seeding.is_none()),
             mounted: mount.as_ref().is_some_and(|mount| mount.is_mounted()),
+            seeding,
             uptime_seconds: self.started.elapsed().as_secs(),
             port: session.port(),
             bind: session.bind(),

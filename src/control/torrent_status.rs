@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TorrentSeeding;
 use crate::base::{Bitfield, Layout, PieceRange};
 use crate::engine::{PeerSnapshot, ReadSnapshot, TorrentSnapshot, TrackerSnapshot};
 use crate::net::{Rates, TorrentHandle};
@@ -71,6 +72,9 @@ pub struct TorrentStatus {
     pub candidates: usize,
     /// Peers banned now.
     pub banned: usize,
+    /// How its sharing after the mount stands.
+    #[serde(default)]
+    pub seeding: Option<TorrentSeeding>,
     /// Connected peers.
     pub peers: Vec<PeerStatus>,
     /// Its trackers.
@@ -219,6 +223,7 @@ pub(super) fn torrent_status(
         cache_bytes: store.allocated_bytes,
         candidates: snapshot.candidates,
         banned: snapshot.banned,
+        seeding: None,
         peers: snapshot.peers.iter().map(|peer| peer_status(peer, layout)).collect(),
         trackers: snapshot.trackers.iter().map(tracker_status).collect(),
         reads: snapshot.reads.iter().map(|read| read_status(read, metainfo)).collect(),
@@ -350,6 +355,7 @@ fn fraction(part: u64, whole: u64) -> f64 {
 fn silent(layout: &Layout) -> TorrentSnapshot {
     TorrentSnapshot {
         have: Bitfield::new(layout.piece_count()),
+        have_bytes: 0,
         unchecked_pieces: 0,
         left_bytes: layout.total_bytes(),
         downloaded_bytes: 0,

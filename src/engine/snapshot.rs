@@ -11,6 +11,8 @@ use crate::base::{Bitfield, PeerId, PieceRange};
 pub struct TorrentSnapshot {
     /// Pieces that are readable.
     pub have: Bitfield,
+    /// Their bytes.
+    pub have_bytes: u64,
     /// Pieces that lie on disk and wait for their check.
     pub unchecked_pieces: usize,
     /// Bytes missing until complete.

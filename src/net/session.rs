@@ -276,7 +276,15 @@ impl Session {
             let at = state.torrents.iter().position(|running| running.info_hash == *info_hash);
             at.map(|at| state.torrents.remove(at))
         };
-        running.map(|running| self.end(vec![running])).is_some()
+        let Some(running) = running else { return false };
+        let store = Arc::downgrade(running.handle.store());
+        self.end(vec![running]);
+        // Jobs and connections that are just ending hold it a moment longer; an open file holds it as long as it likes.
+        let until = Instant::now() + SLOT_PATIENCE;
+        while store.strong_count() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
     }
 
     /// All torrents in the order of their adding.
@@ -474,6 +482,8 @@ fn fresh_peer_id() -> PeerId {
 const MAX_HALF_OPEN: usize = 100;
 /// Under this name a slot remembers the port.
 const PORT_KEY: &str = "port";
+/// How long a torrent that was taken out is waited for until its slot is free.
+const SLOT_PATIENCE: Duration = Duration::from_millis(500);
 /// Connections that wait for a torrent's task; more are dropped.
 const INCOMING_QUEUE: usize = 16;
 /// `stopped` takes 3 s at most; then the stores are closed.

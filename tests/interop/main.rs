@@ -7,5 +7,6 @@ mod harness;
 mod limits;
 mod others;
 mod players;
+mod seeding;
 mod trackers;
 mod urls;

@@ -194,6 +194,7 @@ fn every_command_has_a_help_that_fits_its_options() {
         "add",
         "remove",
         "set",
+        "stop",
         "status",
         "show",
         "create",
@@ -241,6 +242,11 @@ fn every_command_has_a_help_that_fits_its_options() {
         "--upload-slots",
         "--max-connections",
         "--max-half-open",
+        "--seed-after-unmount",
+        "--seed-ratio",
+        "--seed-time",
+        "--seed-idle",
+        "--even-as-last-seed",
     ] {
         assert!(text(&home.btfs(&["mount", "--help"]).stdout).contains(option), "{option}");
     }
@@ -283,6 +289,7 @@ fn asking_where_nothing_runs_is_answered_plainly() {
         &["remove", "mnt", "x"],
         &["set", "mnt", "--max-upload", "1M"],
         &["set", "999999999"],
+        &["stop", "999999999"],
     ] {
         let output = home.btfs(command);
         assert_eq!(output.status.code(), Some(1));

@@ -8,5 +8,6 @@ mod helper;
 mod journal;
 mod limits;
 mod owners;
+mod seeding;
 mod semantics;
 mod users;

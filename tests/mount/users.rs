@@ -31,6 +31,7 @@ macro_rules! as_user {
 as_user! {
     bounded_caches: "cache::", 1, [];
     limits_of_rates: "limits::", 1, [];
+    sharing_after_the_mount: "seeding::", 2, [];
     torrents_that_come_and_go: "changes::", 2, [];
     altered_caches: "faults::altered::", 2, [];
     the_corpus: "faults::corpus::", 1, [];

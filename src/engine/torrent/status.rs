@@ -42,6 +42,7 @@ impl Torrent {
         });
         TorrentSnapshot {
             have: self.have.clone(),
+            have_bytes: self.totals.have_bytes,
             unchecked_pieces: self.unchecked.count(),
             left_bytes: self.left_bytes(),
             downloaded_bytes: self.totals.received.total_bytes(),
