@@ -108,6 +108,8 @@ pub(crate) struct Assembly {
     next_age: u64,
     /// Bytes in memory: held for a run, or in a job that has not ended.
     held_bytes: u64,
+    /// The latter part of them.
+    queued_bytes: u64,
     /// Pieces that only one peer is asked for.
     soles: usize,
 }
@@ -260,6 +262,7 @@ impl Assembly {
             blocks.extend(partial.data[at].take());
             partial.state[at] = BlockState::Written;
         }
+        self.queued_bytes += blocks.iter().map(|block| block.len() as u64).sum::<u64>();
         partial.held -= blocks.len();
         partial.jobs += 1;
         if partial.held == 0 {
@@ -274,6 +277,7 @@ impl Assembly {
     /// A disk job ended and holds its bytes no more; true when the piece is lost and may be begun anew.
     pub(crate) fn job_ended(&mut self, piece: PieceIndex, attempt: u32, bytes: u32) -> bool {
         self.held_bytes = self.held_bytes.saturating_sub(u64::from(bytes));
+        self.queued_bytes = self.queued_bytes.saturating_sub(u64::from(bytes));
         let Some(partial) = self.pieces.get_mut(&piece).filter(|partial| partial.attempt == attempt) else {
             return false;
         };
@@ -348,6 +352,11 @@ impl Assembly {
         self.held_bytes
     }
 
+    /// Of those, the ones that no job holds: they wait for the rest of their run.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.held_bytes - self.queued_bytes
+    }
+
     /// The next block that nobody was asked for.
     pub(crate) fn next_free(&mut self, piece: PieceIndex) -> Option<BlockId> {
         let partial = self.pieces.get_mut(&piece).filter(|partial| partial.free > 0)?;
@@ -366,6 +375,8 @@ impl Assembly {
     /// Checks what must always hold; for debug builds and tests.
     pub(crate) fn check(&self) {
         assert_eq!(self.soles, self.pieces.values().filter(|partial| partial.sole.is_some()).count());
+        let waiting: usize = self.pieces.values().flat_map(|partial| &partial.data).flatten().map(Bytes::len).sum();
+        assert_eq!(self.held_bytes, self.queued_bytes + waiting as u64, "bytes in memory");
         for (piece, partial) in &self.pieces {
             let count = |wanted| partial.state.iter().filter(|&&state| state == wanted).count();
             assert_eq!(partial.free, count(BlockState::Free), "free blocks of {piece}");

@@ -48,7 +48,9 @@ impl Torrent {
         while let Some(run) = self.assembly.complete_run(block) {
             self.write(block.piece, run);
         }
-        if self.assembly.held_bytes() > HELD_BYTES
+        // What is queued goes by itself, and the shorter the runs the longer that takes.
+        if self.assembly.waiting_bytes() > HELD_BYTES / 2
+            && self.assembly.held_bytes() > HELD_BYTES
             && let Some((piece, run)) = self.assembly.oldest_run()
         {
             self.write(piece, run);

@@ -2,6 +2,7 @@
 
 use super::world::{MS, S, World, block};
 use crate::base::PieceIndex;
+use crate::engine::torrent::disk::HELD_BYTES;
 use crate::engine::*;
 use crate::proto::wire::{BlockRequest, Message};
 
@@ -303,6 +304,31 @@ fn held_blocks_are_flushed_when_there_are_too_many() {
     assert!(most < 49 << 20, "{most}");
     world.write_all();
     world.run();
+    assert!(world.completed);
+}
+
+#[test]
+fn a_disk_that_is_behind_gets_whole_runs() {
+    // Cutting runs short because much is queued makes the queue longer.
+    let mut world = World::with(40, 64, |config| config.fill = Fill::All);
+    world.seed(1);
+    let mut most = 0;
+    for _ in 0..20_000 {
+        let Some(&request) = world.asked.get(&1).and_then(|asked| asked.first()) else { break };
+        world.asked.get_mut(&1).unwrap().retain(|other| *other != request);
+        world.hear(1, block(request));
+        most = most.max(world.torrent.assembly.held_bytes());
+    }
+    assert!(most > HELD_BYTES, "{most}");
+    let runs = world.jobs.iter().map(|job| match job {
+        DiskJob::Write { blocks, .. } => blocks.len(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(runs.collect::<Vec<_>>(), vec![64; world.jobs.len()]);
+    for _ in 0..40 {
+        world.write_all();
+        world.run();
+    }
     assert!(world.completed);
 }
 
