@@ -46,7 +46,8 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the runtime and catches the signals; the second one ends the process at once.
     pub(crate) fn start(background: bool) -> anyhow::Result<Self> {
-        let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+        // Nothing here blocks or computes for long; one core less is woken, and one heap less filled, for each that lacks.
+        let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).clamp(1, 4);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
             .thread_name("tokio")

@@ -201,7 +201,8 @@ impl Session {
         cache: Option<CacheDir>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self, SessionError> {
-        let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+        // Hashing is what costs most: every core may be at it, and one more thread is there for who waits.
+        let threads = std::thread::available_parallelism().map_or(3, |cores| cores.get().max(2) + 1);
         // The other half is for files, the mount, and what is open for a moment.
         let descriptors = (descriptor_limit() / 2).saturating_sub(8).max(8) as usize;
         let bounds = config.bounds;
