@@ -48,8 +48,7 @@ impl Cursor {
 
     /// Whether a read belongs to this stretch, in order or nearly so.
     pub(super) fn is_near(&self, range: &Range<u64>) -> bool {
-        let ahead = if self.window.is_some() { FORWARD_TOLERANCE } else { FORWARD_TOLERANCE_UNPROVEN };
-        range.start <= self.head.saturating_add(ahead) && range.end + BACK_TOLERANCE >= self.head
+        range.start <= self.head.saturating_add(FORWARD_TOLERANCE) && range.end + BACK_TOLERANCE >= self.head
     }
 
     pub(super) fn distance(&self, range: &Range<u64>) -> u64 {
@@ -173,10 +172,9 @@ impl Cursor {
 const LONG_PROOF: u64 = FIRST_WINDOW;
 /// How far behind the highest contiguous offset a late read may be.
 const BACK_TOLERANCE: u64 = MIB;
-/// How far ahead of it an early one may be: once the window is open, and before. Farther is a seek: what lies between
-/// must not be fetched before what is read now.
-const FORWARD_TOLERANCE: u64 = 2 * MIB;
-const FORWARD_TOLERANCE_UNPROVEN: u64 = MIB;
+/// How far ahead of it an early one may be. Farther is a seek: what lies between must not be fetched before what is read
+/// now, and the end of a small file is no part of its head.
+const FORWARD_TOLERANCE: u64 = MIB;
 /// Reading that went on beyond a gap for so long, or with the gap open for so long, has skipped it.
 const LONG_ISLAND: u64 = 2 * MIB;
 const GAP_PATIENCE: Duration = Duration::from_secs(2);
