@@ -329,8 +329,9 @@ const KERNEL_READAHEAD: u64 = 128 * 1024;
 /// Habits of shorter stretches are not worth a guess; longer ones are left to the window.
 const HABIT_MIN: u64 = 256 * 1024;
 const HABIT_MAX: u64 = 4 * MIB;
-/// A burst of this length that ends so near the end of its piece wants the next one as well.
-const BURST_MIN: u64 = 128 * 1024;
+/// A burst of this length that ends so near the end of its piece wants the next one as well. It is two requests of the
+/// kernel's, which sends them at once for a read that is longer than one; a shorter read gets one, and may be all there is.
+const BURST_MIN: u64 = 256 * 1024;
 const NEAR_PIECE_END: u64 = 256 * 1024;
 /// Places that one handle reads at in turns: a player's picture, sound and index.
 const MAX_CURSORS: usize = 3;

@@ -94,7 +94,7 @@ def make_files(path):
 def scan(run):
     """A folder of films is looked through by file(1), and, mounted anew, by who reads head and tail of each.
 
-    file is told to read 1 MiB of each, as it did before 5.44; of itself it asks for 7."""
+    file is told to read 1 MiB of each end, as it did before 5.44; of itself it asks for 7."""
     run.start()
     folder, films = os.path.dirname(run.client.source()), run.bench.payloads.films
     paths = sorted(entry.path for entry in os.scandir(folder))

@@ -154,11 +154,12 @@ fn one_long_read_opens_no_window() {
 fn a_burst_that_ends_near_its_piece_wants_the_next_piece() {
     let piece = 2 * MIB;
     for (offset, length, next) in [
-        (0, 128 * KIB, false),
-        (piece - 300 * KIB, 128 * KIB, true),
-        (piece - 300 * KIB, 64 * KIB, false),
-        (piece - 128 * KIB, 128 * KIB, true),
-        (piece - 600 * KIB, 128 * KIB, false),
+        (0, 256 * KIB, false),
+        (piece - 300 * KIB, 256 * KIB, true),
+        // What the kernel makes of a read of 64 KiB.
+        (piece - 300 * KIB, 128 * KIB, false),
+        (piece - 256 * KIB, 256 * KIB, true),
+        (piece - 600 * KIB, 256 * KIB, false),
     ] {
         let mut reader = Reader::new(5 * MIB, piece);
         reader.read(offset, length);
@@ -170,9 +171,9 @@ fn a_burst_that_ends_near_its_piece_wants_the_next_piece() {
     assert_eq!(reader.plans, 0, "nothing after the end");
     // Requests that overlap in time are one burst.
     let mut reader = Reader::new(5 * MIB, piece);
-    reader.ask(piece - 192 * KIB, 64 * KIB);
+    reader.ask(piece - 384 * KIB, 128 * KIB);
     assert_eq!(reader.plans, 0);
-    reader.ask(piece - 128 * KIB, 64 * KIB);
+    reader.ask(piece - 256 * KIB, 128 * KIB);
     assert_eq!(reader.plan.ranges, [piece..2 * piece]);
 }
 
@@ -181,7 +182,7 @@ fn pieces_are_those_of_the_torrent_not_of_the_file() {
     let geometry = FileGeometry { bytes: 10 * MIB, start: 1536 * KIB, piece_length: MIB as u32 };
     let mut prefetcher = Prefetcher::new(PrefetchConfig::default(), geometry, Habit::default());
     // The file's first piece ends after 512 KiB of it.
-    let plan = prefetcher.on_read(Instant::now(), 256 * KIB, 128 * KIB).unwrap();
+    let plan = prefetcher.on_read(Instant::now(), 128 * KIB, 256 * KIB).unwrap();
     assert_eq!(plan.ranges, [512 * KIB..1536 * KIB]);
 }
 
