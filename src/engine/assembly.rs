@@ -13,6 +13,9 @@ use crate::base::{BLOCK_BYTES, BlockRef, Layout, PieceIndex};
 /// Blocks of one run for the disk at most: 1 MiB.
 pub(crate) const RUN_BLOCKS: usize = 64;
 
+/// And of a piece that somebody waits for.
+const URGENT_RUN_BLOCKS: usize = 16;
+
 /// One block of one piece, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct BlockId {
@@ -228,17 +231,20 @@ impl Assembly {
         Taken::Fresh { others, progress }
     }
 
-    /// The run that became complete with this block: the whole piece up to 1 MiB, else its 1 MiB segment.
-    pub(crate) fn complete_run(&mut self, block: BlockId) -> Option<Run> {
-        let partial = self.pieces.get_mut(&block.piece)?;
-        let first = block.number as usize / RUN_BLOCKS * RUN_BLOCKS;
-        let last = (first + RUN_BLOCKS).min(partial.state.len());
+    /// The run that became complete with this block: the whole piece up to 1 MiB, else its 1 MiB segment; `urgent`: 256
+    /// KiB of it, so that little is left to hash when the last block comes.
+    pub(crate) fn complete_run(&mut self, block: BlockId, urgent: bool) -> Option<Run> {
+        let partial = self.pieces.get(&block.piece)?;
         let here = |state: &BlockState| matches!(state, BlockState::Held | BlockState::Written);
-        if partial.arrived < last - first || !partial.state[first..last].iter().all(here) {
-            return None;
-        }
-        // After a flush parts of the segment are written already; what is left need not be in one run.
-        let from = (first..last).find(|&at| partial.state[at] == BlockState::Held)?;
+        let complete = |length: usize| {
+            let first = block.number as usize / length * length;
+            let last = (first + length).min(partial.state.len());
+            (partial.arrived >= last - first && partial.state[first..last].iter().all(here)).then_some(first..last)
+        };
+        let mut segment = complete(RUN_BLOCKS).or_else(|| urgent.then(|| complete(URGENT_RUN_BLOCKS)).flatten())?;
+        // Parts of the segment may be written already; what is left need not be in one run.
+        let last = segment.end;
+        let from = segment.find(|&at| partial.state[at] == BlockState::Held)?;
         self.cut(block.piece, from, last)
     }
 

@@ -45,7 +45,8 @@ struct Check {
 impl Torrent {
     /// Hands on what became complete with this block; when too much is held, something that is not.
     pub(super) fn write_runs(&mut self, block: BlockId) {
-        while let Some(run) = self.assembly.complete_run(block) {
+        let urgent = self.reads.is_waited_for(block.piece);
+        while let Some(run) = self.assembly.complete_run(block, urgent) {
             self.write(block.piece, run);
         }
         // What is queued goes by itself, and the shorter the runs the longer that takes.

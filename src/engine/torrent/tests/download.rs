@@ -33,34 +33,28 @@ fn a_read_of_what_is_here_is_ready_at_once() {
 }
 
 #[test]
-fn a_piece_of_up_to_a_mebibyte_is_written_in_one_run() {
-    let mut world = World::new(1, 64);
-    world.seed(1);
-    world.read(1, 0, 0);
-    while world.answer(1) {}
-    let [DiskJob::Write { begin: 0, attempt: 1, blocks, urgent: true, .. }] = &world.jobs[..] else {
-        panic!("{:?}", world.jobs)
-    };
-    assert_eq!(blocks.len(), 64);
-}
-
-#[test]
-fn a_large_piece_is_written_in_segments_as_they_become_complete() {
-    let mut world = World::new(1, 160);
-    world.seed(1);
-    world.read(1, 0, 0);
-    while world.answer(1) {}
-    let runs: Vec<_> = world
-        .jobs
-        .iter()
-        .map(|job| match job {
-            DiskJob::Write { begin, blocks, .. } => (begin / 16384, blocks.len()),
+fn pieces_are_written_in_runs_as_these_become_complete_shorter_ones_while_somebody_waits() {
+    for (blocks, fill, expected) in [
+        (64, Fill::All, vec![(0, 64)]),
+        (160, Fill::All, vec![(0, 64), (64, 64), (128, 32)]),
+        (40, Fill::None, vec![(0, 16), (16, 16), (32, 8)]),
+    ] {
+        let mut world = World::with(1, blocks, |config| config.fill = fill);
+        world.seed(1);
+        if fill == Fill::None {
+            world.read(1, 0, 0);
+        }
+        while world.answer(1) {}
+        let runs = world.jobs.iter().map(|job| match job {
+            DiskJob::Write { begin, blocks, attempt: 1, urgent, .. } if *urgent == (fill == Fill::None) => {
+                (begin / 16384, blocks.len())
+            }
             other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(runs, [(0, 64), (64, 64), (128, 32)]);
-    world.write_all();
-    assert_eq!(world.ready, [1]);
+        });
+        assert_eq!(runs.collect::<Vec<_>>(), expected);
+        world.write_all();
+        assert!(world.completed);
+    }
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct World {
     pub announced: Vec<Announcement>,
     pub completed: bool,
     requests_seen: usize,
+    /// What lies on the disk of each attempt: the first byte of each block, by number.
+    written: BTreeMap<(PieceIndex, u32), BTreeMap<usize, u8>>,
 }
 
 impl World {
@@ -83,6 +85,7 @@ impl World {
             announced: Vec::new(),
             completed: false,
             requests_seen: 0,
+            written: BTreeMap::new(),
         };
         world.drain();
         world
@@ -255,16 +258,17 @@ impl World {
             let done = match job {
                 DiskJob::Write { piece, attempt, begin, blocks, .. } => {
                     let bytes: u32 = blocks.iter().map(|block| block.len() as u32).sum();
-                    let last = begin + bytes == self.layout.piece_bytes(piece);
-                    let lies = blocks.iter().any(|block| block[0] == b'X');
-                    match (last, lies) {
-                        (true, true) => {
-                            bad.push(piece.raw());
-                            let block_digests = blocks.iter().map(|block| [block[0]; 20]).collect();
-                            DiskDone::Corrupt { piece, attempt, bytes, block_digests }
-                        }
-                        (true, false) => DiskDone::Verified { piece, attempt, bytes },
-                        _ => DiskDone::Written { piece, attempt, bytes },
+                    let here = self.written.entry((piece, attempt)).or_default();
+                    let number = begin as usize / BLOCK_BYTES as usize;
+                    here.extend(blocks.iter().zip(number..).map(|(block, number)| (number, block[0])));
+                    if here.len() < self.layout.block_count(piece) {
+                        DiskDone::Written { piece, attempt, bytes }
+                    } else if here.values().any(|&byte| byte == b'X') {
+                        bad.push(piece.raw());
+                        let block_digests = here.values().map(|&byte| [byte; 20]).collect();
+                        DiskDone::Corrupt { piece, attempt, bytes, block_digests }
+                    } else {
+                        DiskDone::Verified { piece, attempt, bytes }
                     }
                 }
                 DiskJob::Check { piece, attempt, .. } => DiskDone::Verified { piece, attempt, bytes: 0 },
