@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::process::{End, explain};
+use super::stop::Sharers;
 use super::torrents;
 use crate::base::InfoHash;
 use crate::control::{NewLimits, Responder, Response, Status, StatusSource};
@@ -65,6 +66,8 @@ impl Responder for Answers {
             Err(error) => return Response::refused(error.to_string()),
         };
         let hash = metainfo.info_hash;
+        let cache = self.source.changes.session().cache_dir();
+        Sharers::default().take_over(std::slice::from_ref(&metainfo), cache);
         match self.source.changes.add(AddTorrent { metainfo, data: None, peers, trackers }, Path::new("")) {
             Ok(path) => done(path.to_string_lossy().into_owned(), hash),
             Err(SessionError::Twice) => Response::refused("the torrent is in this mount already"),

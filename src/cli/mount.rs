@@ -66,7 +66,7 @@ fn serve(
     let upload = session.upload;
     let watched = args.watch.as_deref().map(watched).transpose()?;
     let cache = session.cache_dir.clone();
-    stop::take_over(&torrents, &cache);
+    stop::Sharers::default().take_over(&torrents, &cache);
     let session = process.session(session)?;
     let started = (|| {
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
@@ -108,7 +108,7 @@ fn serve(
     let mut watch = args.watch.clone().map(Watch::new);
     if let Some(watch) = &mut watch {
         // What lies there now is there from the start.
-        watch.look(Instant::now(), &InMount(&changes));
+        watch.look(Instant::now(), &InMount::new(&changes));
     }
     let found = watch.as_ref().map(|watch| (watch.directory().to_owned(), watch.shown()));
     let parts = Parts {

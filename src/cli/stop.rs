@@ -1,9 +1,10 @@
 //! Sharing that goes on after the mount: the options for it, `btfs stop`, which ends it, and the next mount of the same
 //! torrent, which takes it over.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,26 +94,36 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     Ok(outcome)
 }
 
-/// What was shared on of these torrents from the same cache is shared by us from now on: they are taken out of the
-/// processes that do so, which end with their last one.
-pub(crate) fn take_over(torrents: &[Arc<Metainfo>], cache: &Path) {
-    for (socket, status) in status::ask_all(0) {
-        if status.seeding.is_none() {
-            continue;
-        }
-        let wanted = |hash: &str| torrents.iter().filter_map(|t| t.info_hash).any(|ours| ours.to_string() == hash);
-        let ours = status.torrents.iter().filter(|torrent| Path::new(&torrent.cache).starts_with(cache));
-        let ours: Vec<_> = ours.filter(|torrent| wanted(&torrent.info_hash)).collect();
-        for torrent in &ours {
-            let taken = leave(&socket, &torrent.info_hash);
-            tracing::info!(pid = status.pid, torrent = torrent.info_hash, taken = taken.is_some(), "takes over");
-        }
-        if ours.len() == status.torrents.len() {
-            // It ends, and our port is free then.
-            let until = Instant::now() + ENDING;
-            while Instant::now() < until && ask(&socket, &Request::Ping, PATIENCE).is_ok() {
-                std::thread::sleep(Duration::from_millis(20));
-            }
+/// The processes that share on, asked for once, when first somebody wants to know.
+#[derive(Default)]
+pub(crate) struct Sharers(OnceCell<Vec<(PathBuf, Status)>>);
+
+impl Sharers {
+    /// What they share of these torrents from this cache is shared by us from now on: it is taken out of them, and they end
+    /// with their last torrent.
+    pub(crate) fn take_over(&self, torrents: &[Arc<Metainfo>], cache: &Path) {
+        let sharers = self.0.get_or_init(|| {
+            let mut all = status::ask_all(0);
+            all.retain(|(_, status)| status.seeding.is_some());
+            all
+        });
+        sharers.iter().for_each(|(socket, status)| take_over(socket, status, torrents, cache));
+    }
+}
+
+fn take_over(socket: &Path, status: &Status, torrents: &[Arc<Metainfo>], cache: &Path) {
+    let wanted = |hash: &str| torrents.iter().filter_map(|t| t.info_hash).any(|ours| ours.to_string() == hash);
+    let ours = status.torrents.iter().filter(|torrent| Path::new(&torrent.cache).starts_with(cache));
+    let ours: Vec<_> = ours.filter(|torrent| wanted(&torrent.info_hash)).collect();
+    for torrent in &ours {
+        let taken = leave(socket, &torrent.info_hash);
+        tracing::info!(pid = status.pid, torrent = torrent.info_hash, taken = taken.is_some(), "takes over");
+    }
+    if !ours.is_empty() && ours.len() == status.torrents.len() {
+        // It ends, and our port is free then.
+        let until = Instant::now() + ENDING;
+        while Instant::now() < until && ask(socket, &Request::Ping, PATIENCE).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

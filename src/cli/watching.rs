@@ -7,6 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::process::explain;
+use super::stop::Sharers;
 use crate::base::InfoHash;
 use crate::control::{Changes, Shelf, Watch};
 use crate::net::{AddTorrent, SessionError};
@@ -26,7 +27,7 @@ impl Watching {
             let mut period = PERIOD;
             while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
                 let begun = Instant::now();
-                watch.look(begun, &InMount(&changes));
+                watch.look(begun, &InMount::new(&changes));
                 // Where a look takes long, on a network or of very many files, it is a small part of the time still.
                 period = PERIOD.max(begun.elapsed() * REST);
             }
@@ -35,13 +36,23 @@ impl Watching {
     }
 }
 
-/// The mount as a shelf.
-pub(crate) struct InMount<'a>(pub(crate) &'a Changes);
+/// The mount as a shelf, for one look.
+pub(crate) struct InMount<'a> {
+    changes: &'a Changes,
+    sharers: Sharers,
+}
+
+impl<'a> InMount<'a> {
+    pub(crate) fn new(changes: &'a Changes) -> Self {
+        Self { changes, sharers: Sharers::default() }
+    }
+}
 
 impl Shelf for InMount<'_> {
     fn add(&self, metainfo: Arc<Metainfo>, folder: &Path) -> Result<(), String> {
+        self.sharers.take_over(std::slice::from_ref(&metainfo), self.changes.session().cache_dir());
         let torrent = AddTorrent { metainfo, data: None, peers: Vec::new(), trackers: Vec::new() };
-        match self.0.add(torrent, folder) {
+        match self.changes.add(torrent, folder) {
             Ok(path) => {
                 tracing::info!(path = %path.display(), "mounted, found in the watched directory");
                 Ok(())
@@ -52,17 +63,17 @@ impl Shelf for InMount<'_> {
     }
 
     fn remove(&self, torrent: &InfoHash) {
-        if self.0.remove(torrent) {
+        if self.changes.remove(torrent) {
             tracing::info!(%torrent, "its file is gone: mounted no more");
         }
     }
 
     fn move_to(&self, torrent: &InfoHash, folder: &Path) {
-        self.0.move_to(torrent, folder);
+        self.changes.move_to(torrent, folder);
     }
 
     fn set_folders(&self, folders: &BTreeSet<PathBuf>) {
-        if let Some(mount) = self.0.mount() {
+        if let Some(mount) = self.changes.mount() {
             mount.set_folders(folders);
         }
     }

@@ -7,7 +7,7 @@ pub use self::limits::NewBounds;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -296,6 +296,11 @@ impl Session {
     /// The port that peers can reach us at; 0 before there is a torrent, when none was asked for by number.
     pub fn port(&self) -> u16 {
         self.state().port.unwrap_or(0)
+    }
+
+    /// The cache directory.
+    pub fn cache_dir(&self) -> &Path {
+        &self.shared.config.cache_dir
     }
 
     /// The one address that it listens and dials with, if it has one.

@@ -141,6 +141,42 @@ fn a_mount_of_the_same_torrent_takes_over_and_whoever_is_named_is_stopped() {
 }
 
 #[test]
+fn torrents_that_come_later_are_taken_over_as_well() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let watched = world.directory("watched");
+    let make = |name: &str, length| {
+        let path = world.path("original").join(name);
+        write_file(&path, length, length);
+        torrent(&path, 64 << 10, &[])
+    };
+    let (one, other) = (make("one.bin", 300_001), make("other.bin", 400_001));
+    std::fs::copy(&one.file, watched.join("one.torrent")).unwrap();
+    let seeds = [world.seed(&one), world.seed(&other)];
+    let mount = |point: &str| {
+        let watch = ["--watch", watched.to_str().unwrap(), "--seed-after-unmount"];
+        world.mount(&one).of_none().at(point).args(&watch)
+    };
+    let mut first = mount("mnt").peer(seeds[0].addr).peer(seeds[1].addr).start();
+    assert!(first.tell("add", [&other.file]).status.success());
+    assert_same(&first.path("one.bin"), &one.data);
+    assert_same(&first.path("other.bin"), &other.data);
+    drop(seeds);
+    umount(&first);
+
+    let second = mount("again").start();
+    assert_same(&second.path("one.bin"), &one.data);
+    assert_eq!(torrents(&sharing(&world).expect("it has another one")).len(), 1);
+    assert!(second.tell("add", [&other.file]).status.success());
+    assert_same(&second.path("other.bin"), &other.data);
+    assert_eq!(first.wait_end(BOUND), Some(0), "it has nothing left");
+    assert_eq!(second.downloaded(), 0);
+    second.signal(libc::SIGTERM);
+}
+
+#[test]
 fn an_unmount_by_others_is_one_and_a_signal_ends_all() {
     if !can_mount() {
         return;
