@@ -135,8 +135,13 @@ pub struct Manner {
 #[derive(Debug, Args)]
 pub struct SeedArgs {
     /// A .torrent file (or an http(s) URL of one), and the file or directory that holds its content; further pairs
-    #[arg(required = true, num_args = 2.., value_names = ["TORRENT", "DATA"], value_hint = ValueHint::AnyPath)]
+    #[arg(required_unless_present = "from_list", num_args = 2.., value_names = ["TORRENT", "DATA"])]
+    #[arg(value_hint = ValueHint::AnyPath)]
     pub pairs: Vec<OsString>,
+    /// Share what this list names, too: a .torrent file a line and, after a tab, where its content lies (else: where the
+    /// torrent file lies); paths are relative to the list, - is standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub from_list: Option<PathBuf>,
     /// Print one line of JSON when all is checked and shared, instead of text
     #[arg(long)]
     pub json: bool,
@@ -384,6 +389,7 @@ Logs: $XDG_STATE_HOME/btfs/ (~/.local/state/btfs/), under systemd the journal.";
 const SEED_EXAMPLES: &str = "Examples:
   btfs seed films.torrent ~/films
   btfs seed a.torrent ~/a b.torrent ~/b.iso --port 6881
+  btfs seed --from-list torrents.txt                       a thousand of them
 
 The files are opened read-only and checked once; later they are trusted as long as size, times and inode are the same.";
 

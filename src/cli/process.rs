@@ -228,7 +228,10 @@ impl Running {
         let line = live.then(live::Line::start).flatten();
         let end = loop {
             let seeding = self.source.seeding.has_begun();
-            let patience = if line.is_some() || seeding { live::PERIOD } else { Duration::from_secs(3600) };
+            // Asking a thousand torrents every second would be most of what they cost.
+            let many = self.source.changes.session().torrents().len() as u32 / 100;
+            let patience =
+                if line.is_some() || seeding { live::PERIOD * (1 + many) } else { Duration::from_secs(3600) };
             match self.wait(patience) {
                 Some(End::Unmounted) if self.source.seeding.is_wanted() => self.share_on(),
                 Some(end) => break end,

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tracing::{Instrument, debug, info_span, warn};
 
@@ -148,6 +148,7 @@ struct Shared {
     download: Arc<RateLimit>,
     /// Sent with all announces of this life.
     announce_key: u32,
+    announcing: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -219,6 +220,7 @@ impl Session {
                 upload: Arc::new(RateLimit::new(bounds.all.upload)),
                 download: Arc::new(RateLimit::new(bounds.all.download)),
                 announce_key: fastrand::u32(..),
+                announcing: Arc::new(Semaphore::new(ANNOUNCING)),
                 state: Mutex::new(State { port: None, listeners: Vec::new(), torrents: Vec::new(), bounds }),
                 config,
                 runtime,
@@ -404,6 +406,7 @@ impl Session {
                     peer_id: registry.peer_id(),
                     port,
                     key: self.shared.announce_key,
+                    turns: self.shared.announcing.clone(),
                 },
                 registry: registry.clone(),
             },
@@ -492,6 +495,8 @@ const PORT_KEY: &str = "port";
 const SLOT_PATIENCE: Duration = Duration::from_millis(500);
 /// Connections that wait for a torrent's task; more are dropped.
 const INCOMING_QUEUE: usize = 16;
+/// Announces by HTTP at a time, of all torrents: a thousand at once would be a flood to a tracker, and of descriptors.
+const ANNOUNCING: usize = 64;
 /// `stopped` takes 3 s at most; then the stores are closed.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
 

@@ -501,7 +501,7 @@ impl TorrentTask {
         for pieces in self.tools.store.take_altered() {
             self.engine.handle_command(now(), Command::Suspect(pieces));
         }
-        if self.maintaining.swap(true, Ordering::Relaxed) {
+        if !self.tools.store.wants_maintenance() || self.maintaining.swap(true, Ordering::Relaxed) {
             return;
         }
         let (store, maintaining) = (self.tools.store.clone(), self.maintaining.clone());

@@ -2,8 +2,10 @@
 
 mod words;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 use self::words::{failed, http_status};
@@ -29,6 +31,8 @@ pub struct TrackerClient {
     pub port: u16,
     /// One number for this life (BEP 7).
     pub key: u32,
+    /// Shared by all torrents: who has none waits before it opens a connection to a tracker.
+    pub turns: Arc<Semaphore>,
 }
 
 impl TrackerClient {
@@ -51,6 +55,7 @@ impl TrackerClient {
         let outcome = match tracker_scheme(&scrape.url) {
             Some(TrackerScheme::Http) => {
                 let Some(url) = scrape_url(&scrape.url, &self.info_hash) else { return ScrapeOutcome::Impossible };
+                let _turn = self.turns.acquire().await;
                 match self.http.get(&url, Purpose::Scrape, MAX_REPLY_BYTES).await {
                     Ok(answer) => parse_scrape_reply(&answer.body, &self.info_hash).map_err(|error| error.to_string()),
                     Err(error) => Err(error.to_string()),
@@ -72,6 +77,7 @@ impl TrackerClient {
 
     async fn announce_by_http(&self, tracker: &str, request: &AnnounceRequest) -> AnnounceOutcome {
         let url = announce_url(tracker, request);
+        let _turn = self.turns.acquire().await;
         let answer = match self.http.get(&url, Purpose::Tracker, MAX_REPLY_BYTES).await {
             Ok(answer) => answer,
             Err(error) => return failed(error),

@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use self::aside::{put_aside, put_odd_aside};
@@ -28,6 +29,8 @@ pub struct CacheDir {
     dir: File,
     path: PathBuf,
     budget: Option<Arc<Budget>>,
+    /// Files of stores that are open now.
+    open_files: Arc<AtomicUsize>,
 }
 
 /// What a slot is used for; the two never share one.
@@ -57,19 +60,27 @@ impl CacheDir {
         if !dir.metadata().map_err(io_error("stat", &path))?.is_dir() {
             return Err(io_error("open", &path)(io::ErrorKind::NotADirectory.into()));
         }
-        Ok(Self { dir, path, budget: None })
+        Ok(Self { dir, path, budget: None, open_files: Arc::default() })
     }
 
     /// Keeps the cache within these bounds, together with all other processes that do. Stores that are opened from now on
     /// take part.
     pub fn limit(&mut self, limits: CacheLimits) -> Result<(), StorageError> {
         let dir = self.dir.try_clone().map_err(io_error("open", &self.path))?;
-        self.budget = Some(Budget::open(Self { dir, path: self.path.clone(), budget: None }, limits)?);
+        self.budget = Some(Budget::open(
+            Self { dir, path: self.path.clone(), budget: None, open_files: Arc::clone(&self.open_files) },
+            limits,
+        )?);
         Ok(())
     }
 
     pub(crate) fn budget(&self) -> Option<Arc<Budget>> {
         self.budget.clone()
+    }
+
+    /// The number of files that all stores of this directory have open.
+    pub(crate) fn open_files(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.open_files)
     }
 
     pub(crate) fn dir(&self) -> &File {

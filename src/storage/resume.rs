@@ -45,6 +45,12 @@ pub(crate) struct Entries {
     since_checkpoint: u64,
 }
 
+impl Entries {
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.unstamped.is_empty() && self.unsynced.is_empty()
+    }
+}
+
 impl Ledger {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,6 +129,11 @@ impl Resume {
             dirty: false,
             failed: None,
         }
+    }
+
+    /// Whether the last checkpoint tells everything: nothing was appended since, and nothing is to be.
+    pub(crate) fn is_settled(&self, ledger: &Ledger) -> bool {
+        self.open && !self.dirty && ledger.lock().is_empty()
     }
 
     /// Does what is due: a flush always, a sync after 64 MiB or 5 s, a checkpoint after 256 MiB or 30 s.

@@ -268,6 +268,12 @@ impl Store {
         self.maintain_at(Instant::now())
     }
 
+    /// Whether [`maintain`](Self::maintain) has anything to do: nearly never, of a torrent that nobody fetches. Does not wait.
+    pub fn wants_maintenance(&self) -> bool {
+        let use_is_due = || !self.adopted && lock(&self.written_down).elapsed() >= WRITE_DOWN_AFTER;
+        self.resume.try_lock().is_ok_and(|resume| !resume.is_settled(&self.ledger)) || use_is_due()
+    }
+
     fn maintain_at(&self, now: Instant) -> Result<(), StorageError> {
         let Ok(mut resume) = self.resume.try_lock() else { return Ok(()) };
         if self.closed.load(Ordering::Acquire) {
@@ -310,7 +316,11 @@ impl Store {
             std::thread::sleep(Duration::from_millis(2));
         }
         self.write_down_use();
-        lock(&self.resume).checkpoint(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
+        let mut resume = lock(&self.resume);
+        if resume.is_settled(&self.ledger) {
+            return Ok(());
+        }
+        resume.checkpoint(Instant::now(), &self.layout, &self.ledger, self).map_err(self.resume_error())
     }
 
     /// Gives the bytes of a present piece back to the filesystem, unless somebody has pinned it, or has a file of it open

@@ -8,5 +8,6 @@ mod limits;
 mod others;
 mod players;
 mod seeding;
+mod seeds;
 mod trackers;
 mod urls;

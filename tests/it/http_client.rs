@@ -90,6 +90,7 @@ fn client() -> TrackerClient {
         peer_id: PeerId(*b"-FS0100-abcdefghijkl"),
         port: 6881,
         key: 7,
+        turns: Arc::new(tokio::sync::Semaphore::new(8)),
     }
 }
 

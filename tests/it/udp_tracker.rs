@@ -96,6 +96,7 @@ fn client(udp: UdpTrackers) -> TrackerClient {
         peer_id: PeerId(*b"-FS0100-abcdefghijkl"),
         port: 0x1ae1,
         key: 7,
+        turns: Arc::new(tokio::sync::Semaphore::new(8)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lru::LruCache;
@@ -33,6 +33,10 @@ pub(crate) struct DiskFiles {
     /// The inode that each file was first met with (0: not yet); a name that leads elsewhere later is refused.
     inodes: Box<[AtomicU64]>,
     open: Mutex<LruCache<FileIndex, Arc<File>>>,
+    /// Files that are open in all stores of the process.
+    all_open: Arc<AtomicUsize>,
+    /// As many of them as there may be; above it each store keeps one.
+    most_open: usize,
     /// What others have of our files in memory. They drop it; at most a few a connection are alive.
     mapped: Mutex<Vec<(FileIndex, Weak<Mapping>)>>,
 }
@@ -50,8 +54,8 @@ enum Names {
 
 impl DiskFiles {
     /// The files of a slot: `dir` is its `data` directory.
-    pub(crate) fn slot(layout: Arc<Layout>, dir: File, path: PathBuf) -> io::Result<Self> {
-        Self::new(layout, dir, path, Names::Slot)
+    pub(crate) fn slot(layout: Arc<Layout>, dir: File, path: PathBuf, open: Arc<AtomicUsize>) -> io::Result<Self> {
+        Self::new(layout, dir, path, Names::Slot, open)
     }
 
     /// Files of the user's: paths below `dir`, which are reached through real directories only.
@@ -60,13 +64,14 @@ impl DiskFiles {
         dir: File,
         path: PathBuf,
         paths: Vec<Option<PathBuf>>,
+        open: Arc<AtomicUsize>,
     ) -> io::Result<Self> {
-        Self::new(layout, dir, path, Names::Adopted(paths))
+        Self::new(layout, dir, path, Names::Adopted(paths), open)
     }
 
     /// The files of a slot that get names of their own when they are complete.
     pub(crate) fn placed(layout: Arc<Layout>, dir: File, path: PathBuf, places: Places) -> io::Result<Self> {
-        Self::new(layout, dir, path, Names::Placed(places))
+        Self::new(layout, dir, path, Names::Placed(places), Arc::default())
     }
 
     /// Device and inode of the directory.
@@ -74,13 +79,20 @@ impl DiskFiles {
         sys::status_of(&self.dir).map(|status| (status.dev, status.ino))
     }
 
-    fn new(layout: Arc<Layout>, dir: File, path: PathBuf, names: Names) -> io::Result<Self> {
+    fn new(
+        layout: Arc<Layout>,
+        dir: File,
+        path: PathBuf,
+        names: Names,
+        all_open: Arc<AtomicUsize>,
+    ) -> io::Result<Self> {
         let dev = sys::status_of(&dir)?.dev;
         let inodes = std::iter::repeat_with(|| AtomicU64::new(0)).take(layout.file_count()).collect();
         // Sockets and the mount need descriptors too: a quarter of the limit is ours.
-        let room = (sys::descriptor_limit() / 4).clamp(8, MAX_OPEN_FILES) as usize;
+        let most_open = usize::try_from(sys::descriptor_limit() / 4).unwrap_or(usize::MAX);
+        let room = most_open.clamp(8, MAX_OPEN_FILES);
         let open = Mutex::new(LruCache::new(NonZeroUsize::new(room).unwrap_or(NonZeroUsize::MIN)));
-        Ok(Self { layout, dir, path, dev, names, inodes, open, mapped: Mutex::default() })
+        Ok(Self { layout, dir, path, dev, names, inodes, open, all_open, most_open, mapped: Mutex::default() })
     }
 
     fn cached(&self, file: FileIndex) -> Option<Arc<File>> {
@@ -137,8 +149,16 @@ impl DiskFiles {
         }
         let opened = Arc::new(opened);
         // What falls out is closed after the lock is gone: a close may wait for the disk.
-        let fallen = self.lock().push(file, Arc::clone(&opened));
-        drop(fallen);
+        let (fallen, more) = {
+            let mut open = self.lock();
+            let before = open.len();
+            let fallen = open.push(file, Arc::clone(&opened));
+            let all = self.all_open.fetch_add(open.len() - before, Ordering::Relaxed) + open.len() - before;
+            let more = if all > self.most_open && open.len() > 1 { open.pop_lru() } else { None };
+            (fallen, more)
+        };
+        self.all_open.fetch_sub(usize::from(more.is_some()), Ordering::Relaxed);
+        drop((fallen, more));
         Ok(opened)
     }
 
@@ -265,6 +285,7 @@ impl Backing for DiskFiles {
     fn forget(&self, file: FileIndex) {
         self.inodes[file.at()].store(0, Ordering::Relaxed);
         let fallen = self.lock().pop(&file);
+        self.all_open.fetch_sub(usize::from(fallen.is_some()), Ordering::Relaxed);
         drop(fallen);
     }
 
@@ -307,6 +328,13 @@ impl Backing for DiskFiles {
     }
 }
 
+impl Drop for DiskFiles {
+    fn drop(&mut self) {
+        let open = self.lock().len();
+        self.all_open.fetch_sub(open, Ordering::Relaxed);
+    }
+}
+
 /// Where a file lies.
 #[derive(Debug)]
 enum Home<'f> {
@@ -345,8 +373,8 @@ fn status_below(root: &File, path: &Path) -> io::Result<Option<FileStatus>> {
 /// and no more of a file than this counts as our memory for its sake.
 const MAPPED_BYTES: usize = 4 << 20;
 
-/// Descriptors kept open at most.
-const MAX_OPEN_FILES: u64 = 128;
+/// Descriptors that one store keeps open at most.
+const MAX_OPEN_FILES: usize = 128;
 
 /// Whether an error says that there is no such file (any more), or that something else has its name.
 pub(crate) fn is_gone(error: &io::Error) -> bool {

@@ -44,7 +44,8 @@ pub fn check_files(
 ) -> Result<Findings, ScanError> {
     let (root, paths) = files.split_root(layout)?;
     let dir = File::open(&root).map_err(io_error("open", &root))?;
-    let files = DiskFiles::adopted(Arc::clone(layout), dir, root.clone(), paths).map_err(io_error("stat", &root))?;
+    let files = DiskFiles::adopted(Arc::clone(layout), dir, root.clone(), paths, Arc::default())
+        .map_err(io_error("stat", &root))?;
     let length = |file| if layout.is_padding(file) { None } else { files.seen(file).ok().flatten() };
     let lengths = layout.files().map(|file| length(file).map(|seen| seen.identity.size)).collect();
     let pieces = each_piece(layout, hashing, |piece, buffer| {

@@ -40,7 +40,8 @@ fn open_taken(
 ) -> Result<OpenedStore, StorageError> {
     let path = slot.path.join(DATA);
     let data = slot.data_dir(&mut warnings).map_err(io_error("open", &path))?;
-    let files = DiskFiles::slot(Arc::clone(&torrent.layout), data, path.clone()).map_err(io_error("stat", &path))?;
+    let files = DiskFiles::slot(Arc::clone(&torrent.layout), data, path.clone(), cache.open_files())
+        .map_err(io_error("stat", &path))?;
     let directories = directories(cache, &slot, &files)?;
     let state = state_files(&slot)?;
     let boot = BootId::current();
@@ -61,7 +62,8 @@ pub(super) fn adopt(
     let slot = cache.take_slot(torrent.info_hash, Use::Adopted, &mut warnings)?;
     slot.describe_adopted(&root).map_err(io_error("write", &slot.path))?;
     let layout = Arc::clone(&torrent.layout);
-    let files = DiskFiles::adopted(layout, dir, root.clone(), paths).map_err(io_error("stat", &root))?;
+    let files =
+        DiskFiles::adopted(layout, dir, root.clone(), paths, cache.open_files()).map_err(io_error("stat", &root))?;
     let directories = directories(cache, &slot, &files)?;
     let state = state_files(&slot)?;
     let boot = BootId::current();
