@@ -228,6 +228,10 @@ fn torrent_lines(text: &mut String, torrent: &TorrentStatus) {
     if let Some(error) = &torrent.disk_error {
         let _ = writeln!(text, "    disk       {}", safe(error));
     }
+    if torrent.memory_bytes > 0 {
+        let (pieces, bytes) = (torrent.memory_pieces, Bytes(torrent.memory_bytes));
+        let _ = writeln!(text, "    memory     {pieces} pieces until the disk takes them again ({bytes})");
+    }
     for read in &torrent.reads {
         let _ = writeln!(
             text,

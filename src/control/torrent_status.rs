@@ -62,8 +62,14 @@ pub struct TorrentStatus {
     pub repaired_pieces: u64,
     /// Pieces hashed since the start.
     pub hashed_pieces: u64,
-    /// The last disk error, if the last job failed.
+    /// The last disk error, as long as the disk fails.
     pub disk_error: Option<String>,
+    /// Pieces that can be read and are in memory alone, as the disk takes nothing.
+    #[serde(default)]
+    pub memory_pieces: usize,
+    /// What those, and what is being fetched, take of memory.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// Its place in the cache.
     pub cache: String,
     /// What it takes there.
@@ -218,7 +224,9 @@ pub(super) fn torrent_status(
         corrupt_pieces: snapshot.corrupt_pieces,
         repaired_pieces: snapshot.repaired_pieces,
         hashed_pieces: store.hashed_pieces,
-        disk_error: snapshot.disk_error,
+        disk_error: store.trouble.or(snapshot.disk_error),
+        memory_pieces: store.memory_pieces,
+        memory_bytes: store.memory_bytes,
         cache: store.path.to_string_lossy().into_owned(),
         cache_bytes: store.allocated_bytes,
         candidates: snapshot.candidates,

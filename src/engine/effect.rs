@@ -67,7 +67,7 @@ impl Opening {
 /// Work for the disk. Jobs of one piece and attempt may run in any order and at once; the storage puts them together.
 #[derive(Debug)]
 pub enum DiskJob {
-    /// Write a run of blocks. The job that completes the piece also ends its hash and yields `Verified` or `Corrupt`;
+    /// Write a run of blocks. The job that completes the piece also ends its hash and yields `Verified`, `Held` or `Corrupt`;
     /// every other yields `Written`.
     Write {
         /// The piece.

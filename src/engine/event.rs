@@ -99,6 +99,8 @@ pub enum Command {
     Suspect(PieceRange),
     /// These pieces are not here any more: they were evicted.
     Evicted(Vec<PieceIndex>),
+    /// These pieces were in memory alone, and are on the disk now.
+    Kept(Vec<PieceIndex>),
     /// The cache has more or less room from now on.
     Room(Room),
     /// The bounds on rates are others from now on.
@@ -119,6 +121,8 @@ pub enum Room {
     Tight,
     /// Only what a reader waits for.
     Scarce,
+    /// The disk takes nothing: only what a reader waits for, and so many pieces at a time (at least one).
+    Memory(usize),
 }
 
 /// Where an address comes from.
@@ -163,6 +167,15 @@ pub enum DiskDone {
     },
     /// All bytes are there and the hash matches: the piece is readable.
     Verified {
+        /// The piece.
+        piece: PieceIndex,
+        /// The attempt of the job.
+        attempt: u32,
+        /// Bytes of the last run; 0 for a check.
+        bytes: u32,
+    },
+    /// As `Verified`, and the disk does not take it: the piece is readable, for a while, and peers are not told of it.
+    Held {
         /// The piece.
         piece: PieceIndex,
         /// The attempt of the job.

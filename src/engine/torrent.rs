@@ -264,6 +264,7 @@ impl Torrent {
             Command::Candidates { source, addrs } => drop(self.candidates.add(now, source, addrs)),
             Command::Suspect(pieces) => self.suspect(pieces),
             Command::Evicted(pieces) => self.evicted(&pieces),
+            Command::Kept(pieces) => self.kept(now, &pieces),
             Command::Room(room) => self.set_room(now, room),
             Command::NewLimits => self.dirty.everybody = true,
             Command::UploadSlots(slots) => self.choker.set_slots(slots),
@@ -413,11 +414,13 @@ impl Torrent {
     }
 
     fn left_bytes(&self) -> u64 {
-        self.layout.total_bytes() - self.totals.have_bytes
+        // What is in memory alone will have to be fetched again.
+        let held = self.disk.held.iter().map(|&piece| u64::from(self.layout.piece_bytes(piece))).sum::<u64>();
+        self.layout.total_bytes() - self.totals.have_bytes + held
     }
 
     fn is_complete(&self) -> bool {
-        self.have.is_full()
+        self.have.is_full() && self.disk.held.is_empty()
     }
 
     /// The state now; costs a walk over peers and reads.

@@ -167,7 +167,12 @@ enum Attempt {
 /// A present piece could not be read: somebody has cut or replaced the file. Its pieces are to be checked again, and
 /// fetched again if need be.
 fn report(handle: &Handle, error: &StorageError) {
-    tracing::warn!(%error, file = %handle.file, "a cached piece could not be read");
+    if handle.torrent.store().memory_alone().is_some() {
+        // The store has said so.
+        tracing::debug!(%error, file = %handle.file, "a cached piece could not be read");
+    } else {
+        tracing::warn!(%error, file = %handle.file, "a cached piece could not be read");
+    }
     if let Some(pieces) = handle.torrent.store().suspect(handle.file) {
         handle.torrent.suspect(pieces);
     }

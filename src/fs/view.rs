@@ -321,7 +321,8 @@ impl View {
         };
         let torrent = &branch.torrent.handle;
         if let Some(pieces) = torrent.store().suspect(file) {
-            tracing::warn!(%file, ?pieces, "a cached file was altered by somebody else: its pieces are checked again");
+            // The store has said so.
+            tracing::debug!(%file, ?pieces, "altered: its pieces are checked again");
             torrent.suspect(pieces);
         }
         let mut prefetch = PrefetchConfig { max_window_time: self.config.readahead, ..PrefetchConfig::default() };

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::base::{FileIndex, PieceRange};
 use crate::engine::{Command, HandleId, ReadError, Ticket, TorrentSnapshot};
 use crate::proto::metainfo::Metainfo;
-use crate::storage::{DiskPool, Lane, Pins, Store};
+use crate::storage::{DiskPool, Lane, Moved, Pins, Store};
 
 /// What a read came to: its pieces are present, or why not.
 pub type ReadOutcome = Result<(), ReadError>;
@@ -47,7 +47,7 @@ impl TorrentHandle {
         let (requests, receiver) = mpsc::unbounded_channel();
         let shared = Shared { metainfo, store, pool, requests, next_ticket: AtomicU64::new(1) };
         let handle = Self { shared: Arc::new(shared) };
-        handle.watch_evictions();
+        handle.watch_moves();
         (handle, Requests { receiver })
     }
 
@@ -105,12 +105,16 @@ impl TorrentHandle {
         self.send(Request::Command(Command::Evicted(pieces.iter().collect())));
     }
 
-    /// Tells the torrent of pieces that its store evicts, as long as there are handles; this is none.
-    fn watch_evictions(&self) {
+    /// Tells the torrent of pieces that its store moves, as long as there are handles; this is none.
+    fn watch_moves(&self) {
         let requests = self.shared.requests.downgrade();
-        self.shared.store.on_evicted(move |pieces| {
+        self.shared.store.on_moved(move |moved| {
+            let command = match moved {
+                Moved::Gone(pieces) => Command::Evicted(pieces),
+                Moved::OnDisk(pieces) => Command::Kept(pieces),
+            };
             if let Some(requests) = requests.upgrade() {
-                let _ = requests.send(Request::Command(Command::Evicted(pieces)));
+                let _ = requests.send(Request::Command(command));
             }
         });
     }

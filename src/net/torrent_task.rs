@@ -78,6 +78,8 @@ pub(super) async fn run(parts: TorrentParts) {
     let mut asked_to_stop = false;
     for life in 0..LIVES {
         if life > 0 {
+            // Nobody was told of what is in memory alone.
+            tools.store.forget_memory();
             config.have = tools.store.table().present();
             config.unchecked = unchecked(&tools.store);
         }
@@ -266,7 +268,11 @@ impl TorrentTask {
                 _ = disk_done.recv_many(&mut completions, MAX_PORTION) => {
                     let now = now();
                     for done in completions.drain(..) {
-                        self.disk_trouble.note(now, &done);
+                        let done = disk::as_it_is_now(done, &self.tools.store);
+                        // What a disk that takes nothing comes to is said by the store.
+                        if self.tools.store.memory_alone().is_none() {
+                            self.disk_trouble.note(now, &done);
+                        }
                         self.engine.handle_disk_done(now, done);
                     }
                 }
@@ -515,10 +521,12 @@ impl TorrentTask {
 
     /// Tells the engine when the cache has more or less room than it was told last.
     fn look_for_room(&mut self) {
-        let room = match self.tools.store.room() {
-            storage::Room::Plenty => Room::Plenty,
-            storage::Room::Tight => Room::Tight,
-            storage::Room::Scarce => Room::Scarce,
+        let store = &self.tools.store;
+        let room = match (store.memory_alone(), store.room()) {
+            (Some(pieces), _) => Room::Memory(pieces),
+            (None, storage::Room::Plenty) => Room::Plenty,
+            (None, storage::Room::Tight) => Room::Tight,
+            (None, storage::Room::Scarce) => Room::Scarce,
         };
         if std::mem::replace(&mut self.room, room) != room {
             debug!(?room, "room in the cache");

@@ -1,6 +1,7 @@
 //! Where the bytes of a torrent lie: one interface over files of a slot, files of the user's, and test doubles.
 
 pub(crate) mod disk;
+pub(crate) mod overflow;
 pub(crate) mod places;
 
 use std::ffi::OsStr;

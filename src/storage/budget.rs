@@ -7,7 +7,7 @@ mod account;
 pub(crate) mod victims;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use self::account::{Account, Books};
@@ -73,7 +73,7 @@ pub(crate) struct Budget {
     /// Bytes of what is bounded, the size or the disk: all measures below are shares of it.
     scale: u64,
     cache: CacheDir,
-    account: Account,
+    account: RwLock<Arc<Account>>,
     credit: Mutex<Credit>,
     stores: Mutex<Vec<Weak<Store>>>,
     /// Stores that were not swept yet.
@@ -138,13 +138,13 @@ impl Standing {
 impl Budget {
     /// Takes part in keeping the bounds of `cache`. A thread looks after it, four times a second, while this lives.
     pub(crate) fn open(cache: CacheDir, limits: CacheLimits) -> Result<Arc<Self>, StorageError> {
-        let (account, uncounted) = Account::open(cache.dir()).map_err(io_error("open", cache.path()))?;
+        let (account, uncounted) = Account::open(&cache.dir()).map_err(io_error("open", cache.path()))?;
         let disk = sys::disk_space(cache.dir()).map_or(u64::MAX, |(_, total)| total);
         let budget = Arc::new(Self {
             limits,
             scale: limits.size.unwrap_or(u64::MAX).min(disk),
             cache,
-            account,
+            account: RwLock::new(Arc::new(account)),
             credit: Mutex::default(),
             stores: Mutex::default(),
             unswept: Mutex::default(),
@@ -171,6 +171,23 @@ impl Budget {
             .spawn(watch)
             .map_err(io_error("watch", budget.cache.path()))?;
         Ok(budget)
+    }
+
+    /// The cache is another directory from now on, with an account of its own.
+    pub(super) fn settle(&self) {
+        match Account::open(&self.cache.dir()) {
+            Ok((account, uncounted)) => {
+                *self.account.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(account);
+                if uncounted {
+                    self.count_orphans();
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the account of the cache is not opened anew"),
+        }
+    }
+
+    fn account(&self) -> Arc<Account> {
+        Arc::clone(&self.account.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A store has been opened: its slot is no longer nobody's.
@@ -236,7 +253,7 @@ impl Budget {
 
     /// A process's readers together may want so much ahead of them.
     pub(super) fn window_bytes(&self) -> u64 {
-        (self.scale / WINDOW_SHARE / self.account.living()).max(WINDOW_MIN)
+        (self.scale / WINDOW_SHARE / self.account().living()).max(WINDOW_MIN)
     }
 
     fn spend(&self, bytes: u64) -> bool {
@@ -304,7 +321,7 @@ impl Budget {
 
     /// Looks at the account: gives what others lack if ours is the oldest, keeps a little free, says what may be fetched.
     fn tick(&self) {
-        if self.account.lost_somebody() {
+        if self.account().lost_somebody() {
             self.count_orphans();
         }
         let standing = self.with_books(|books| self.standing(books)).unwrap_or(Standing::EMPTY);
@@ -420,7 +437,7 @@ impl Budget {
     /// Brings our record up to date and looks at it or changes it together with the others'.
     /// `None` when it cannot be read: the bounds do not hold then, reading does.
     fn with_books<T>(&self, with: impl FnOnce(&mut Books) -> T) -> Option<T> {
-        let updated = self.account.update(|books| {
+        let updated = self.account().update(|books| {
             {
                 let credit = self.credit();
                 // In this order: what is no longer in flight is told by the files.
@@ -499,7 +516,7 @@ fn evict(stores: &[Arc<Store>], victims: &[Candidate], patient: bool) -> u64 {
         }
         match store.evict_all(&pieces, patient) {
             Ok(gone) => freed += gone.iter().map(|&piece| u64::from(store.layout().piece_bytes(piece))).sum::<u64>(),
-            Err(error) => tracing::warn!(%error, "pieces cannot be evicted"),
+            Err(error) => tracing::debug!(%error, "pieces cannot be evicted"),
         }
     }
     freed

@@ -10,10 +10,10 @@ use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::aside::{put_aside, put_odd_aside};
@@ -26,7 +26,8 @@ use crate::base::InfoHash;
 /// An open cache directory; everything below it is reached by descriptor, never by path.
 #[derive(Debug)]
 pub struct CacheDir {
-    dir: File,
+    /// Shared by all who have this cache open in this process: it may have to be made again.
+    dir: Arc<RwLock<Arc<File>>>,
     path: PathBuf,
     budget: Option<Arc<Budget>>,
     /// Files of stores that are open now.
@@ -45,8 +46,16 @@ pub(crate) enum Use {
 /// A slot that this process owns until the value is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) dir: File,
     pub(crate) path: PathBuf,
+    seat: RwLock<Arc<Seat>>,
+    /// What was last written into the lock.
+    owner: Mutex<Option<String>>,
+}
+
+/// The open files of a slot.
+#[derive(Debug)]
+struct Seat {
+    dir: File,
     /// Holds the `flock`; its text is for people.
     lock: File,
 }
@@ -60,18 +69,21 @@ impl CacheDir {
         if !dir.metadata().map_err(io_error("stat", &path))?.is_dir() {
             return Err(io_error("open", &path)(io::ErrorKind::NotADirectory.into()));
         }
+        let dir = Arc::new(RwLock::new(Arc::new(dir)));
         Ok(Self { dir, path, budget: None, open_files: Arc::default() })
     }
 
     /// Keeps the cache within these bounds, together with all other processes that do. Stores that are opened from now on
     /// take part.
     pub fn limit(&mut self, limits: CacheLimits) -> Result<(), StorageError> {
-        let dir = self.dir.try_clone().map_err(io_error("open", &self.path))?;
-        self.budget = Some(Budget::open(
-            Self { dir, path: self.path.clone(), budget: None, open_files: Arc::clone(&self.open_files) },
-            limits,
-        )?);
+        self.budget = Some(Budget::open(self.share(), limits)?);
         Ok(())
+    }
+
+    /// The same directory, without bounds.
+    pub(crate) fn share(&self) -> Self {
+        let (dir, open_files) = (Arc::clone(&self.dir), Arc::clone(&self.open_files));
+        Self { dir, path: self.path.clone(), budget: None, open_files }
     }
 
     pub(crate) fn budget(&self) -> Option<Arc<Budget>> {
@@ -83,8 +95,49 @@ impl CacheDir {
         Arc::clone(&self.open_files)
     }
 
-    pub(crate) fn dir(&self) -> &File {
-        &self.dir
+    pub(crate) fn dir(&self) -> Arc<File> {
+        Arc::clone(&self.dir.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Opens the directory anew, making it if need be, where its path does not lead to the one that is open any more;
+    /// whether that is so. The only look-up by path after the start: the mount point is neither above nor below it.
+    pub(crate) fn settle(&self) -> Result<bool, StorageError> {
+        let open = self.directory()?;
+        match std::fs::metadata(&self.path) {
+            Ok(named) if (named.dev(), named.ino()) == open => return Ok(false),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("stat", &self.path)(error)),
+            _ => {}
+        }
+        let anew = Self::open(&self.path)?.dir();
+        *self.dir.write().unwrap_or_else(PoisonError::into_inner) = anew;
+        Ok(true)
+    }
+
+    /// Whether a slot is what has its name.
+    pub(crate) fn is_named(&self, slot: &Slot) -> io::Result<bool> {
+        let seat = slot.seat();
+        Ok(slot.path.file_name().is_some_and(|name| self.has(name, &seat.dir).unwrap_or(false))
+            && is_same(&seat.lock, sys::status_at(&seat.dir, OsStr::new(LOCK))?)?)
+    }
+
+    /// Makes a slot of ours again that was removed, or moved; whether that was needed.
+    ///
+    /// # Errors
+    /// Whatever the system says; `ResourceBusy` when somebody else has it by now.
+    pub(crate) fn retake(&self, slot: &Slot) -> Result<bool, StorageError> {
+        let failed = io_error("open", &slot.path);
+        if self.is_named(slot).map_err(&failed)? {
+            return Ok(false);
+        }
+        let _global = self.lock_globally(&mut Vec::new())?;
+        let name = slot.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        match self.try_slot(name, &slot.path, Use::Cache).map_err(&failed)? {
+            Attempt::Taken(anew) => {
+                slot.move_to(&anew);
+                Ok(true)
+            }
+            Attempt::Owned(_) | Attempt::Unfit | Attempt::Broken(_) => Err(failed(io::ErrorKind::ResourceBusy.into())),
+        }
     }
 
     /// Its path as given, for messages.
@@ -94,7 +147,7 @@ impl CacheDir {
 
     /// Device and inode.
     pub(crate) fn directory(&self) -> Result<(u64, u64), StorageError> {
-        sys::status_of(&self.dir).map(|status| (status.dev, status.ino)).map_err(io_error("stat", &self.path))
+        sys::status_of(self.dir()).map(|status| (status.dev, status.ino)).map_err(io_error("stat", &self.path))
     }
 
     /// Takes the first slot of a torrent that no live process owns and that has this use, making it if need be. Slots
@@ -114,7 +167,7 @@ impl CacheDir {
             let path = self.path.join(&name);
             match self.try_slot(&name, &path, wanted).map_err(io_error("open", &path))? {
                 Attempt::Taken(slot) => {
-                    if let Err(error) = put_odd_aside(&slot.dir, &path, |name| name != DATA, warnings) {
+                    if let Err(error) = put_odd_aside(&slot.seat().dir, &path, |name| name != DATA, warnings) {
                         warnings.push(format!("{}: {error}", path.display()));
                     }
                     return Ok(slot);
@@ -139,7 +192,7 @@ impl CacheDir {
         let path = self.path.join(name);
         let reason = match self.try_slot(name, &path, Use::Cache).map_err(io_error("open", &path))? {
             Attempt::Taken(slot) => {
-                if let Err(error) = put_odd_aside(&slot.dir, &path, |name| name != DATA, warnings) {
+                if let Err(error) = put_odd_aside(&slot.seat().dir, &path, |name| name != DATA, warnings) {
                     warnings.push(format!("{}: {error}", path.display()));
                 }
                 return Ok(slot);
@@ -153,11 +206,11 @@ impl CacheDir {
 
     fn try_slot(&self, name: &str, path: &Path, wanted: Use) -> io::Result<Attempt> {
         for _ in 0..RETRIES {
-            match sys::make_dir_at(&self.dir, OsStr::new(name)) {
+            match sys::make_dir_at(self.dir(), OsStr::new(name)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
-            let dir = match sys::open_at(&self.dir, OsStr::new(name), Open::Directory) {
+            let dir = match sys::open_at(self.dir(), OsStr::new(name), Open::Directory) {
                 // It was removed this moment.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) if is_odd(&error) => return Ok(Attempt::Broken(error.to_string())),
@@ -176,7 +229,7 @@ impl CacheDir {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
             // Whoever removes a slot holds its lock: we may have waited for, and got, the lock of a removed one.
-            if !self.is_named(name, &dir)? || !is_same(&lock, sys::status_at(&dir, OsStr::new(LOCK))?)? {
+            if !self.has(OsStr::new(name), &dir)? || !is_same(&lock, sys::status_at(&dir, OsStr::new(LOCK))?)? {
                 continue;
             }
             let other = match wanted {
@@ -188,20 +241,20 @@ impl CacheDir {
             }
             lock.set_len(0)?;
             lock.write_all_at(format!("pid {}\n", std::process::id()).as_bytes(), 0)?;
-            return Ok(Attempt::Taken(Slot { dir, path: path.to_owned(), lock }));
+            return Ok(Attempt::Taken(Slot::new(path.to_owned(), Seat { dir, lock })));
         }
         Ok(Attempt::Unfit)
     }
 
-    fn is_named(&self, name: &str, dir: &File) -> io::Result<bool> {
-        is_same(dir, sys::status_at(&self.dir, OsStr::new(name))?)
+    fn has(&self, name: &OsStr, dir: &File) -> io::Result<bool> {
+        is_same(dir, sys::status_at(self.dir(), name)?)
     }
 
     /// The lock for steps that concern several slots. Held for milliseconds; when it cannot be had for long (its owner
     /// is stopped) we go on without: the slots' own locks still keep processes apart.
     fn lock_globally(&self, warnings: &mut Vec<String>) -> Result<Option<File>, StorageError> {
         let path = self.path.join(GLOBAL_LOCK);
-        let lock = match sys::open_at(&self.dir, OsStr::new(GLOBAL_LOCK), Open::Create) {
+        let lock = match sys::open_at(self.dir(), OsStr::new(GLOBAL_LOCK), Open::Create) {
             Err(error) if is_odd(&error) => {
                 warnings.push(format!("{} cannot be used ({error}): remove it", path.display()));
                 return Ok(None);
@@ -221,10 +274,40 @@ impl CacheDir {
 }
 
 impl Slot {
+    fn new(path: PathBuf, seat: Seat) -> Self {
+        Self { path, seat: RwLock::new(Arc::new(seat)), owner: Mutex::default() }
+    }
+
+    fn seat(&self) -> Arc<Seat> {
+        Arc::clone(&self.seat.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the place of another one, which nobody else uses.
+    fn move_to(&self, other: &Self) {
+        *self.seat.write().unwrap_or_else(PoisonError::into_inner) = other.seat();
+        let text = self.owner.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(Err(error)) = text.map(|text| self.describe_owner(&text)) {
+            tracing::debug!(%error, "the lock does not say who has it");
+        }
+    }
+
+    /// The open directory.
+    pub(crate) fn dir(&self) -> io::Result<File> {
+        self.seat().dir.try_clone()
+    }
+
     /// Writes the text of the lock file. The file stays the same: the lock hangs on it.
     pub(crate) fn describe_owner(&self, text: &str) -> io::Result<()> {
-        self.lock.set_len(0)?;
-        self.lock.write_all_at(text.as_bytes(), 0)
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+        let seat = self.seat();
+        seat.lock.set_len(0)?;
+        seat.lock.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// Whether `data` is the directory with this device and inode.
+    pub(crate) fn has_data(&self, directory: (u64, u64)) -> io::Result<bool> {
+        let named = sys::status_at(&self.seat().dir, OsStr::new(DATA))?;
+        Ok(named.is_some_and(|named| (named.dev, named.ino) == directory))
     }
 
     /// Opens the directory `data`, making it if need be. What lies there and cannot be ours is put aside.
@@ -232,7 +315,7 @@ impl Slot {
         let (name, path) = (OsStr::new(DATA), self.path.join(DATA));
         let data = match self.open_data() {
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
-                let new = put_aside(&self.dir, name)?;
+                let new = put_aside(&self.seat().dir, name)?;
                 warnings.push(format!("{} is no directory: renamed to {}", path.display(), new.display()));
                 self.open_data()?
             }
@@ -243,28 +326,29 @@ impl Slot {
     }
 
     fn open_data(&self) -> io::Result<File> {
-        match sys::make_dir_at(&self.dir, OsStr::new(DATA)) {
+        match sys::make_dir_at(&self.seat().dir, OsStr::new(DATA)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => sys::open_at(&self.dir, OsStr::new(DATA), Open::Directory),
+            _ => sys::open_at(&self.seat().dir, OsStr::new(DATA), Open::Directory),
         }
     }
 
     /// Marks the slot as that of the user's files below `root`.
     pub(crate) fn describe_adopted(&self, root: &Path) -> io::Result<()> {
-        let file = sys::open_at(&self.dir, OsStr::new(ADOPTED), Open::Truncate)?;
+        let file = sys::open_at(&self.seat().dir, OsStr::new(ADOPTED), Open::Truncate)?;
         file.write_all_at(root.as_os_str().as_bytes(), 0)
     }
 
     /// Removes what it holds, and itself. What is not ours stays, and the empty rest of the slot around it.
     pub(crate) fn dissolve(&self) -> io::Result<()> {
-        slots::empty(&self.dir)?;
+        let seat = self.seat();
+        slots::empty(&seat.dir)?;
         let name = self.path.file_name().unwrap_or_default();
-        slots::remove_emptied(&sys::open_at(&self.dir, OsStr::new(".."), Open::Directory)?, name, &self.dir)
+        slots::remove_emptied(&sys::open_at(&seat.dir, OsStr::new(".."), Open::Directory)?, name, &seat.dir)
     }
 
     /// Device and inode.
     pub(crate) fn directory(&self) -> io::Result<(u64, u64)> {
-        sys::status_of(&self.dir).map(|status| (status.dev, status.ino))
+        sys::status_of(&self.seat().dir).map(|status| (status.dev, status.ino))
     }
 }
 
@@ -366,7 +450,7 @@ mod tests {
         taken(&cache, Use::Cache).0.data_dir(&mut Vec::new()).unwrap();
         let (slot, warnings) = taken(&cache, Use::Adopted);
         assert!(slot.path.ends_with(format!("{HASH}.2")) && warnings.is_empty());
-        sys::open_at(&slot.dir, OsStr::new(ADOPTED), Open::Create).unwrap();
+        sys::open_at(&slot.dir().unwrap(), OsStr::new(ADOPTED), Open::Create).unwrap();
         drop(slot);
         assert!(taken(&cache, Use::Cache).0.path.ends_with(HASH.to_string()));
         assert!(taken(&cache, Use::Adopted).0.path.ends_with(format!("{HASH}.2")));

@@ -199,6 +199,19 @@ impl Resume {
         result
     }
 
+    /// Forgets all that was ever claimed, on the disk too. Nothing is appended until the next checkpoint.
+    pub(crate) fn start_over(&mut self) -> io::Result<()> {
+        (self.open, self.failed, self.dirty) = (false, None, true);
+        self.files.remove(STATE)?;
+        for number in self.files.names()?.iter().filter_map(|name| journal_number(name)) {
+            self.number = self.number.max(number);
+            if !self.journals.contains(&number) {
+                self.journals.push(number);
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the whole state and begins a new journal. If that goes wrong nothing is appended until it has succeeded:
     /// the old state and the old stamps stay, and they are safe.
     pub(crate) fn checkpoint(

@@ -4,6 +4,7 @@ mod adopt;
 mod evict;
 mod glance;
 mod guards;
+mod home;
 mod loan;
 mod open;
 mod pages;
@@ -11,6 +12,7 @@ mod placed;
 mod read;
 mod recheck;
 mod tracks;
+mod trouble;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,11 +27,14 @@ pub use self::adopt::Adopt;
 use self::glance::Glances;
 pub use self::guards::Guard;
 use self::guards::Guards;
+use self::home::Home;
 pub use self::loan::Loan;
 pub(crate) use self::pages::Pages;
 use self::tracks::{Look, Tracks};
+use self::trouble::Trouble;
 use self::write::InProgress;
 use super::backing::disk::is_gone;
+use super::backing::overflow::Overflow;
 use super::backing::{Backing, Identity};
 use super::budget::{Budget, Room};
 use super::cache_dir::Slot;
@@ -84,10 +89,25 @@ pub struct StoreStatus {
     pub allocated_bytes: u64,
     /// Pieces hashed since the store was opened.
     pub hashed_pieces: u64,
+    /// What the system says of a disk that takes nothing, as long as that lasts.
+    pub trouble: Option<String>,
+    /// Pieces that are readable and in memory alone.
+    pub memory_pieces: usize,
+    /// Bytes of memory that hold pieces.
+    pub memory_bytes: u64,
 }
 
-/// Called with pieces that were evicted.
-type Listener = Box<dyn Fn(Vec<PieceIndex>) + Send + Sync>;
+/// What has become of pieces that were readable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moved {
+    /// They are not here any more.
+    Gone(Vec<PieceIndex>),
+    /// They were in memory alone, and lie on the disk now.
+    OnDisk(Vec<PieceIndex>),
+}
+
+/// Called with pieces that moved.
+type Listener = Box<dyn Fn(Moved) + Send + Sync>;
 
 /// One torrent's bytes on disk, its piece table and its resume state.
 pub struct Store {
@@ -95,7 +115,14 @@ pub struct Store {
     layout: Arc<Layout>,
     hashes: PieceHashes,
     table: Arc<PieceTable>,
-    backing: Box<dyn Backing>,
+    /// The disk, and memory for what it does not take.
+    backing: Overflow,
+    /// How the disk does.
+    trouble: Trouble,
+    /// `None`: it has no directories of its own that could be made again.
+    home: Option<Home>,
+    /// The raw info dictionary.
+    info: Bytes,
     tracks: Tracks,
     glances: Glances,
     /// Pieces that are being written. Each entry is locked by itself.
@@ -246,7 +273,7 @@ impl Store {
         if self.layout.is_padding(file) || self.layout.file_bytes(file) == 0 {
             return None;
         }
-        match self.tracks.look(file, &*self.backing) {
+        match self.tracks.look(file, &self.backing) {
             Ok(Look::Same) => {}
             // If we cannot even look, reads will tell.
             Ok(Look::Altered) => self.altered(file),
@@ -271,16 +298,25 @@ impl Store {
     /// Whether [`maintain`](Self::maintain) has anything to do: nearly never, of a torrent that nobody fetches. Does not wait.
     pub fn wants_maintenance(&self) -> bool {
         let use_is_due = || !self.adopted && lock(&self.written_down).elapsed() >= WRITE_DOWN_AFTER;
-        self.resume.try_lock().is_ok_and(|resume| !resume.is_settled(&self.ledger)) || use_is_due()
+        self.in_trouble()
+            || !self.backing.is_empty()
+            || self.resume.try_lock().is_ok_and(|resume| !resume.is_settled(&self.ledger))
+            || use_is_due()
     }
 
-    fn maintain_at(&self, now: Instant) -> Result<(), StorageError> {
+    pub(crate) fn maintain_at(&self, now: Instant) -> Result<(), StorageError> {
+        if !self.try_disk(now) {
+            return Ok(());
+        }
         let Ok(mut resume) = self.resume.try_lock() else { return Ok(()) };
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
         let maintained = resume.maintain(now, &self.layout, &self.ledger, self).map_err(self.resume_error());
         drop(resume);
+        if let Err(error) = &maintained {
+            self.disk_fails(error);
+        }
         let due = {
             let mut last = lock(&self.written_down);
             let due = now.saturating_duration_since(*last) >= WRITE_DOWN_AFTER;
@@ -292,7 +328,8 @@ impl Store {
         if due {
             self.write_down_use();
         }
-        maintained
+        // Said already.
+        if self.in_trouble() { Ok(()) } else { maintained }
     }
 
     /// Keeps what is known of the pieces' use, for the next life. If that fails, it knows a little less.
@@ -364,10 +401,14 @@ impl Store {
 
     /// Figures for status.
     pub fn status(&self) -> StoreStatus {
+        let (memory_bytes, memory_pieces) = self.backing.size();
         StoreStatus {
             path: self.slot.path.clone(),
             allocated_bytes: self.tracks.allocated(),
             hashed_pieces: self.hashed_pieces.load(Ordering::Relaxed),
+            trouble: self.trouble_for_people(),
+            memory_pieces,
+            memory_bytes,
         }
     }
 
@@ -407,14 +448,21 @@ impl Store {
         let lost = {
             let mut ledger = self.ledger.lock();
             ledger.doubts += 1;
-            let lost = pieces.iter().filter(|&piece| self.table.set_unchecked(piece)).count();
+            // What is whole in memory is none of the disk's business.
+            let on_disk = pieces.iter().filter(|&piece| self.backing.whole(piece).is_none());
+            let lost = on_disk.filter(|&piece| self.table.set_unchecked(piece)).count();
             if lost > 0 {
                 ledger.pending.push(Record::Unsure(pieces));
             }
             lost
         };
         if lost > 0 {
-            tracing::warn!(path = %self.backing.path(file).display(), pieces = lost, "altered by somebody else");
+            let path = self.backing.path(file);
+            if self.in_trouble() || !self.is_at_home() {
+                tracing::debug!(path = %path.display(), pieces = lost, "gone, or altered by somebody else");
+            } else {
+                tracing::warn!(path = %path.display(), pieces = lost, "altered by somebody else");
+            }
             lock(&self.altered).insert(file);
         }
     }
@@ -460,7 +508,11 @@ impl resume::Subject for Store {
     }
 
     fn pieces(&self) -> (Bitfield, Bitfield) {
-        (self.table.present(), self.table.unchecked())
+        let mut present = self.table.present();
+        for piece in self.backing.by_age() {
+            present.clear(piece);
+        }
+        (present, self.table.unchecked())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Compares, and remembers which bytes of a piece in progress were written and hashed; reads and writes nothing.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
@@ -23,6 +24,9 @@ pub enum Verdict {
     Incomplete,
     /// It matches: the piece is present and readable now.
     Verified,
+    /// It matches, and the disk does not take it: the piece is readable and lies in memory alone, for as long as it is
+    /// not pushed out there.
+    Held,
     /// It does not. Digests of the blocks as they lie on disk; empty for a check, and when somebody else wrote into the
     /// file meanwhile, so that nothing follows for those who sent the blocks.
     Corrupt(Vec<[u8; 20]>),
@@ -58,6 +62,27 @@ impl Ranges {
     pub(crate) fn end_of_run(&self, at: u32) -> u32 {
         self.0.range(..=at).next_back().map_or(at, |(_, &end)| end.max(at))
     }
+
+    /// Where the first run behind `at` begins; beyond everything when there is none.
+    pub(crate) fn next_run(&self, at: u32) -> u32 {
+        self.0.range(at..).next().map_or(u32::MAX, |(&start, _)| start)
+    }
+
+    /// What is missing of `[0, length)`.
+    pub(crate) fn gaps(&self, length: u32) -> Vec<Range<u32>> {
+        let (mut gaps, mut at) = (Vec::new(), 0);
+        while at < length {
+            let run = self.end_of_run(at);
+            if run > at {
+                at = run;
+                continue;
+            }
+            let end = self.next_run(at).min(length);
+            gaps.push(at..end);
+            at = end;
+        }
+        gaps
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +105,12 @@ mod tests {
                     let run = model[at as usize..].iter().take_while(|byte| **byte).count() as u32;
                     prop_assert_eq!(ranges.end_of_run(at), at + run);
                 }
+                let mut missing = [false; 100];
+                for gap in ranges.gaps(100) {
+                    prop_assert!(gap.start < gap.end);
+                    missing[gap.start as usize..gap.end as usize].fill(true);
+                }
+                prop_assert!(model.iter().zip(missing).all(|(&held, missing)| held != missing));
                 let ends: Vec<_> = ranges.0.iter().map(|(&start, &end)| (start, end)).collect();
                 prop_assert!(ends.windows(2).all(|pair| pair[0].1 < pair[1].0));
             }

@@ -11,6 +11,7 @@ mod stalls;
 mod streams;
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -64,4 +65,11 @@ impl Dice {
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
     }
+}
+
+/// Takes the mount's file out of the page cache: the next read asks the program.
+fn forget_pages(path: &Path) {
+    let file = File::open(path).unwrap();
+    // SAFETY: the descriptor lives as long as the call.
+    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Torrent;
 use crate::base::{FileIndex, PieceIndex, PieceRange};
 use crate::engine::critical::{Class, Demand, Wanted};
-use crate::engine::{Effect, Fill, HandleId, ReadError, Ticket};
+use crate::engine::{Effect, Fill, HandleId, ReadError, Room, Ticket};
 
 /// One open file handle.
 #[derive(Debug)]
@@ -136,8 +136,15 @@ impl Torrent {
     pub(super) fn rebuild_demand(&mut self, now: Instant) {
         let old = std::mem::take(&mut self.demand);
         if !self.config.read_only {
-            let blocked = self.reads.pieces().map(|piece| (piece, Class::Blocked));
-            let ahead = self.readahead().into_iter().map(|piece| (piece, Class::Readahead));
+            let (mut blocked, mut ahead) = (self.reads.pieces().collect::<Vec<_>>(), self.readahead());
+            if let Room::Memory(pieces) = self.room {
+                // In the order of their readers: each gets his in turn.
+                let mut taken = BTreeSet::new();
+                blocked.retain(|&piece| self.is_absent(piece) && taken.len() < pieces && taken.insert(piece));
+                ahead.clear();
+            }
+            let blocked = blocked.into_iter().map(|piece| (piece, Class::Blocked));
+            let ahead = ahead.into_iter().map(|piece| (piece, Class::Readahead));
             let mut demand = Demand::default();
             let absent = blocked.chain(ahead).filter(|&(piece, _)| self.is_absent(piece));
             demand.rebuild(absent.map(|(piece, class)| Wanted { piece, class, free: self.free_blocks(piece) }));

@@ -22,6 +22,8 @@ pub(super) struct Disk {
     /// Pieces whose jobs failed.
     failed: BTreeMap<PieceIndex, Failures>,
     checks: BTreeMap<PieceIndex, Check>,
+    /// Readable, and in memory alone: peers are not told of them.
+    pub held: BTreeSet<PieceIndex>,
     /// Found damaged, not fetched again yet.
     damaged: BTreeSet<PieceIndex>,
     /// Found altered while they were being fetched: the store's verdict may be from before that.
@@ -72,8 +74,9 @@ impl Torrent {
             }
             DiskDone::Verified { piece, attempt, bytes } => {
                 self.disk_works();
-                self.verified(now, piece, attempt, bytes);
+                self.verified(now, piece, attempt, bytes, false);
             }
+            DiskDone::Held { piece, attempt, bytes } => self.verified(now, piece, attempt, bytes, true),
             DiskDone::Corrupt { piece, attempt, bytes, block_digests } => {
                 self.disk_works();
                 if self.disk.checks.get(&piece).is_some_and(|check| check.attempt == attempt) {
@@ -106,14 +109,15 @@ impl Torrent {
         }
     }
 
-    fn verified(&mut self, now: Instant, piece: PieceIndex, attempt: u32, bytes: u32) {
+    /// `held`: in memory alone.
+    fn verified(&mut self, now: Instant, piece: PieceIndex, attempt: u32, bytes: u32, held: bool) {
         if let Some(check) = self.disk.checks.get(&piece).copied().filter(|check| check.attempt == attempt) {
             self.disk.checks.remove(&piece);
             self.dirty.checks = true;
             if check.stale {
                 return;
             }
-            self.now_have(now, piece);
+            self.now_have(now, piece, held);
             return;
         }
         let current = self.assembly.get(piece).is_some_and(|partial| partial.attempt() == attempt);
@@ -130,7 +134,7 @@ impl Torrent {
             self.dirty.checks = true;
             self.dirty.demand = true;
         } else {
-            self.now_have(now, piece);
+            self.now_have(now, piece, held);
         }
         if self.blame.wants_digests(piece) {
             self.effects.push_back(Effect::Disk(DiskJob::Digests(piece)));
@@ -140,7 +144,7 @@ impl Torrent {
     }
 
     /// A piece has become readable.
-    fn now_have(&mut self, now: Instant, piece: PieceIndex) {
+    fn now_have(&mut self, now: Instant, piece: PieceIndex, held: bool) {
         self.unchecked.clear(piece);
         self.disk.damaged.remove(&piece);
         self.disk.failed.remove(&piece);
@@ -151,14 +155,38 @@ impl Torrent {
         self.demand.done(piece);
         self.wanted.arrived(piece);
         self.background.unwant(piece);
-        if self.claimed.set(piece) {
-            let peers: Vec<_> = self.peers.keys().copied().collect();
-            peers.into_iter().for_each(|key| self.send(key, Message::Have(piece.raw())));
+        if held {
+            self.disk.held.insert(piece);
+        } else {
+            self.claim(piece);
         }
+        // The next pieces have their turn.
+        self.dirty.demand |= matches!(self.room, Room::Memory(_));
         let ready = self.reads.arrived(now, piece);
         self.effects.extend(ready.into_iter().map(Effect::ReadReady));
         // Background requests are held back while somebody waits.
         self.dirty.everybody |= !self.demand.has_blocked() && self.background.wanted().count() > 0;
+        self.note_completeness(now);
+    }
+
+    /// Pieces that were in memory alone are on the disk.
+    pub(super) fn kept(&mut self, now: Instant, pieces: &[PieceIndex]) {
+        for &piece in pieces {
+            if self.disk.held.remove(&piece) {
+                self.claim(piece);
+            }
+        }
+        self.note_completeness(now);
+    }
+
+    fn claim(&mut self, piece: PieceIndex) {
+        if self.claimed.set(piece) {
+            let peers: Vec<_> = self.peers.keys().copied().collect();
+            peers.into_iter().for_each(|key| self.send(key, Message::Have(piece.raw())));
+        }
+    }
+
+    fn note_completeness(&mut self, now: Instant) {
         if self.is_complete() {
             if self.totals.fetched && !self.totals.completed {
                 self.totals.completed = true;
@@ -295,6 +323,7 @@ impl Torrent {
     pub(super) fn suspect(&mut self, pieces: PieceRange) {
         for piece in pieces.iter() {
             if self.have.clear(piece) {
+                self.disk.held.remove(&piece);
                 self.unchecked.set(piece);
                 self.totals.have_bytes -= u64::from(self.layout.piece_bytes(piece));
             } else if self.assembly.get(piece).is_some() {
@@ -318,7 +347,7 @@ impl Torrent {
         let by_cache = match self.room {
             Room::Plenty => Memory::Plenty,
             Room::Tight => Memory::NoBackground,
-            Room::Scarce => Memory::BlockedOnly,
+            Room::Scarce | Room::Memory(_) => Memory::BlockedOnly,
         };
         let by_memory = match self.assembly.held_bytes() {
             held if held > 2 * HELD_BYTES => Memory::Exhausted,

@@ -24,6 +24,7 @@ impl Torrent {
                 continue;
             }
             self.totals.have_bytes -= u64::from(self.layout.piece_bytes(piece));
+            self.disk.held.remove(&piece);
             if self.claimed.clear(piece) {
                 // Whoever does not know this message asks in vain, and is told so then.
                 for &(key, id) in &told {
@@ -49,6 +50,8 @@ impl Torrent {
     pub(super) fn set_room(&mut self, now: Instant, room: Room) {
         self.room = room;
         self.dirty.everybody = true;
+        // It is bounded, or not any more.
+        self.dirty.demand = true;
         self.drop_leftovers(now);
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Torrent;
 use crate::engine::client::client_name;
-use crate::engine::{PeerSnapshot, ReadSnapshot, TorrentSnapshot};
+use crate::engine::{PeerSnapshot, ReadSnapshot, Room, TorrentSnapshot};
 
 impl Torrent {
     pub(super) fn describe(&mut self, now: Instant) -> TorrentSnapshot {
@@ -63,6 +63,9 @@ impl Torrent {
 
     pub(super) fn check(&self) {
         assert!(!self.have.has_any_in(&self.unchecked), "a piece both present and unchecked");
+        let held = self.disk.held.iter();
+        assert!(held.clone().all(|&piece| self.have.has(piece)), "a piece in memory that is not readable");
+        assert!(held.clone().all(|&piece| !self.claimed.has(piece)), "peers were told of a piece in memory");
         self.assembly.check();
         self.demand.check();
         let plans = self.handles.values().filter_map(|handle| Some(handle.planned.as_ref()?.0));
@@ -100,7 +103,8 @@ impl Torrent {
         assert!(stale.is_none() || self.dirty.demand, "another number of free blocks: {stale:?}");
         for piece in self.reads.pieces() {
             assert!(!self.have.has(piece), "a reader waits for {piece}, which is here");
-            let seen = self.dirty.demand || self.config.read_only || self.demand.class(piece).is_some();
+            let bounded = matches!(self.room, Room::Memory(_)) && !self.demand.is_empty();
+            let seen = self.dirty.demand || self.config.read_only || bounded || self.demand.class(piece).is_some();
             assert!(seen || !self.is_absent(piece), "nobody fetches {piece}, for which a reader waits");
         }
     }

@@ -34,6 +34,17 @@ pub(super) fn submit(job: DiskJob, life: u32, store: &Arc<Store>, pool: &DiskPoo
     pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || completion.run(job, life, &store));
 }
 
+/// What was in memory alone when its job ended may have come to the disk since, which the engine was told before it knew
+/// of the piece.
+pub(super) fn as_it_is_now(done: DiskDone, store: &Store) -> DiskDone {
+    match done {
+        DiskDone::Held { piece, attempt, bytes } if !store.is_in_memory(piece) => {
+            DiskDone::Verified { piece, attempt, bytes }
+        }
+        other => other,
+    }
+}
+
 /// Warns of a disk that fails, now and then.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
@@ -82,6 +93,7 @@ impl Completion {
         let (piece, attempt, bytes) = (self.piece, self.attempt, self.bytes);
         match verdict {
             Ok(Verdict::Incomplete) => DiskDone::Written { piece, attempt, bytes },
+            Ok(Verdict::Held) => DiskDone::Held { piece, attempt, bytes },
             Ok(Verdict::Verified) => DiskDone::Verified { piece, attempt, bytes },
             Ok(Verdict::Corrupt(block_digests)) => DiskDone::Corrupt { piece, attempt, bytes, block_digests },
             Err(error) => self.failed(error.to_string()),

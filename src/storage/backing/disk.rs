@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use lru::LruCache;
 
@@ -24,11 +24,11 @@ use crate::storage::sys::{self, FileStatus, Mapping, Open};
 #[derive(Debug)]
 pub(crate) struct DiskFiles {
     layout: Arc<Layout>,
-    dir: File,
+    dir: RwLock<Arc<File>>,
     /// The path of `dir`, for messages.
     path: PathBuf,
     /// The device that identities are relative to.
-    dev: u64,
+    dev: AtomicU64,
     names: Names,
     /// The inode that each file was first met with (0: not yet); a name that leads elsewhere later is refused.
     inodes: Box<[AtomicU64]>,
@@ -47,7 +47,7 @@ enum Names {
     /// By their index; ours to write.
     Slot,
     /// By path; somebody else's, read-only (I4).
-    Adopted(Vec<Option<PathBuf>>),
+    Adopted { root: File, paths: Vec<Option<PathBuf>> },
     /// By their index and ours to write until they are placed; then as `Adopted`.
     Placed(Places),
 }
@@ -66,7 +66,8 @@ impl DiskFiles {
         paths: Vec<Option<PathBuf>>,
         open: Arc<AtomicUsize>,
     ) -> io::Result<Self> {
-        Self::new(layout, dir, path, Names::Adopted(paths), open)
+        let root = dir.try_clone()?;
+        Self::new(layout, dir, path, Names::Adopted { root, paths }, open)
     }
 
     /// The files of a slot that get names of their own when they are complete.
@@ -76,7 +77,20 @@ impl DiskFiles {
 
     /// Device and inode of the directory.
     pub(crate) fn directory(&self) -> io::Result<(u64, u64)> {
-        sys::status_of(&self.dir).map(|status| (status.dev, status.ino))
+        sys::status_of(self.dir()).map(|status| (status.dev, status.ino))
+    }
+
+    /// The files are below another directory from now on.
+    pub(crate) fn move_to(&self, dir: File) -> io::Result<()> {
+        let dev = sys::status_of(&dir)?.dev;
+        *self.dir.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(dir);
+        self.dev.store(dev, Ordering::Relaxed);
+        self.layout.files().for_each(|file| self.forget(file));
+        Ok(())
+    }
+
+    fn dir(&self) -> Arc<File> {
+        Arc::clone(&self.dir.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn new(
@@ -92,6 +106,7 @@ impl DiskFiles {
         let most_open = usize::try_from(sys::descriptor_limit() / 4).unwrap_or(usize::MAX);
         let room = most_open.clamp(8, MAX_OPEN_FILES);
         let open = Mutex::new(LruCache::new(NonZeroUsize::new(room).unwrap_or(NonZeroUsize::MIN)));
+        let (dir, dev) = (RwLock::new(Arc::new(dir)), AtomicU64::new(dev));
         Ok(Self { layout, dir, path, dev, names, inodes, open, all_open, most_open, mapped: Mutex::default() })
     }
 
@@ -114,10 +129,10 @@ impl DiskFiles {
             return Ok(open);
         }
         let opened = match self.home(file) {
-            Home::Slot => match sys::open_at(&self.dir, &slot_name(file), Open::Write) {
+            Home::Slot => match sys::open_at(self.dir(), &slot_name(file), Open::Write) {
                 // The disk was remounted read-only, or is somebody else's: what is there can still be served.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => {
-                    sys::open_at(&self.dir, &slot_name(file), Open::Read)?
+                    sys::open_at(self.dir(), &slot_name(file), Open::Read)?
                 }
                 other => other?,
             },
@@ -135,7 +150,7 @@ impl DiskFiles {
         match (self.home(file), self.cached(file)) {
             (Home::Below(..) | Home::None, _) => Err(io::ErrorKind::PermissionDenied.into()),
             (Home::Slot, Some(open)) => Ok(open),
-            (Home::Slot, None) => self.keep(file, sys::open_at(&self.dir, &slot_name(file), Open::Create)?),
+            (Home::Slot, None) => self.keep(file, sys::open_at(self.dir(), &slot_name(file), Open::Create)?),
         }
     }
 
@@ -166,8 +181,8 @@ impl DiskFiles {
     fn home(&self, file: FileIndex) -> Home<'_> {
         match &self.names {
             Names::Slot => Home::Slot,
-            Names::Adopted(paths) => match paths.get(file.at()).and_then(Option::as_deref) {
-                Some(path) => Home::Below(&self.dir, path),
+            Names::Adopted { root, paths } => match paths.get(file.at()).and_then(Option::as_deref) {
+                Some(path) => Home::Below(root, path),
                 None => Home::None,
             },
             Names::Placed(places) => places.placed(file).map_or(Home::Slot, |path| Home::Below(places.root(), path)),
@@ -176,7 +191,7 @@ impl DiskFiles {
 
     fn identity(&self, status: &FileStatus) -> Identity {
         Identity {
-            dev: status.dev.wrapping_sub(self.dev),
+            dev: status.dev.wrapping_sub(self.dev.load(Ordering::Relaxed)),
             ino: status.ino,
             size: status.size,
             mtime: status.mtime,
@@ -186,7 +201,7 @@ impl DiskFiles {
 
     fn status(&self, file: FileIndex) -> io::Result<Option<FileStatus>> {
         match self.home(file) {
-            Home::Slot => sys::status_at(&self.dir, &slot_name(file)),
+            Home::Slot => sys::status_at(self.dir(), &slot_name(file)),
             Home::Below(root, path) => status_below(root, path),
             Home::None => Ok(None),
         }
@@ -258,9 +273,9 @@ impl Backing for DiskFiles {
 
     fn sync_all(&self) -> io::Result<()> {
         match self.names {
-            Names::Slot | Names::Placed(_) => sys::sync_filesystem(&self.dir),
+            Names::Slot | Names::Placed(_) => sys::sync_filesystem(&self.dir()),
             // They may lie on several filesystems.
-            Names::Adopted(_) => Err(io::ErrorKind::Unsupported.into()),
+            Names::Adopted { .. } => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -317,7 +332,7 @@ impl Backing for DiskFiles {
         let Names::Placed(places) = &self.names else { return Err(failed(io::ErrorKind::Unsupported.into())) };
         let open = self.writer(file).map_err(failed)?;
         open.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
-        places.place(file, &self.dir, &slot_name(file))
+        places.place(file, &self.dir(), &slot_name(file))
     }
 
     fn place_link(&self, path: &Path, target: &OsStr) -> Result<(), StorageError> {

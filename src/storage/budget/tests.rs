@@ -260,7 +260,7 @@ fn slots_of_nobody_go_whole_and_before_anything_else() {
 }
 
 #[test]
-fn a_pinned_torrent_stays_and_a_full_cache_says_no_in_the_end() {
+fn a_pinned_torrent_stays_and_a_full_cache_takes_no_more_in_the_end() {
     let temp = tempfile::tempdir().unwrap();
     let content = Content::new(1, 40);
     let process = Process::start(temp.path(), LIMITS, &[&content]);
@@ -268,10 +268,22 @@ fn a_pinned_torrent_stays_and_a_full_cache_says_no_in_the_end() {
     CacheDir::open(temp.path()).unwrap().pin(store.info_hash()).unwrap();
     let fetched = store.layout().pieces().iter().filter(|&piece| fetch(store, &content, piece, 1)).count();
     let window = store.budget().unwrap().allowance();
-    assert_eq!(store.table().present_count(), fetched, "nothing went");
+    let memory = store.status().memory_pieces;
+    assert!(memory > 0 && memory + fetched == 40, "the rest is in memory: {memory} pieces");
+    assert_eq!(store.table().present_count(), fetched + memory, "nothing went");
     assert!((LIMIT..=LIMIT + window).contains(&((fetched * PIECE) as u64)), "{fetched} pieces");
     assert!(taken(temp.path()) <= LIMIT + window + PIECE as u64);
     assert_eq!(store.room(), Room::Scarce);
+    // When they may go, those in memory push them out by themselves.
+    CacheDir::open(temp.path()).unwrap().unpin(store.info_hash()).unwrap();
+    let now = Instant::now();
+    for seconds in [11, 22, 33] {
+        store.maintain_at(now + Duration::from_secs(seconds)).unwrap();
+    }
+    let status = store.status();
+    assert!(status.memory_pieces == 0 && status.trouble.is_none(), "{status:?}");
+    assert!(taken(temp.path()) <= LIMIT, "{}", taken(temp.path()));
+    assert!(read(store, &content, PieceIndex(39)), "the newest stay");
 }
 
 #[test]

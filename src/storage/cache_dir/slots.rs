@@ -74,11 +74,11 @@ impl CacheDir {
     /// Keeps all slots of a torrent from being evicted or removed, now and later.
     pub fn pin(&self, torrent: InfoHash) -> Result<(), StorageError> {
         let failed = io_error("write", &self.path.join(PINNED));
-        match sys::make_dir_at(&self.dir, OsStr::new(PINNED)) {
+        match sys::make_dir_at(self.dir(), OsStr::new(PINNED)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}
         }
-        let pins = sys::open_at(&self.dir, OsStr::new(PINNED), Open::Directory).map_err(&failed)?;
+        let pins = sys::open_at(self.dir(), OsStr::new(PINNED), Open::Directory).map_err(&failed)?;
         sys::open_at(&pins, OsStr::new(&torrent.to_string()), Open::Create).map(drop).map_err(failed)
     }
 
@@ -87,7 +87,7 @@ impl CacheDir {
         let pinned = self.is_pinned(torrent);
         if pinned {
             let failed = io_error("write", &self.path.join(PINNED));
-            let pins = sys::open_at(&self.dir, OsStr::new(PINNED), Open::Directory).map_err(&failed)?;
+            let pins = sys::open_at(self.dir(), OsStr::new(PINNED), Open::Directory).map_err(&failed)?;
             sys::unlink_at(&pins, OsStr::new(&torrent.to_string())).map_err(failed)?;
         }
         Ok(pinned)
@@ -96,7 +96,7 @@ impl CacheDir {
     /// Whether a torrent is pinned.
     pub fn is_pinned(&self, torrent: InfoHash) -> bool {
         let name = format!("{PINNED}/{torrent}");
-        sys::status_at(&self.dir, OsStr::new(&name)).is_ok_and(|status| status.is_some())
+        sys::status_at(self.dir(), OsStr::new(&name)).is_ok_and(|status| status.is_some())
     }
 
     /// Removes slots that nobody has open, least recently used first, until they gave `wanted` bytes; how many they gave.
@@ -124,7 +124,7 @@ impl CacheDir {
     }
 
     fn slot_names(&self) -> Result<Vec<(String, InfoHash)>, StorageError> {
-        let names = sys::names_in(&self.dir).map_err(io_error("read", &self.path))?;
+        let names = sys::names_in(self.dir()).map_err(io_error("read", &self.path))?;
         let slot = |name: &std::ffi::CString| {
             let name = name.to_str().ok()?;
             Some((name.to_owned(), hash_of(name)?))
@@ -134,7 +134,7 @@ impl CacheDir {
 
     /// Under the global lock: a slot's own lock is taken for a moment, which nobody must take for an owner's.
     fn look_at(&self, name: &str, info_hash: InfoHash) -> io::Result<Option<SlotStatus>> {
-        let Ok(dir) = sys::open_at(&self.dir, OsStr::new(name), Open::Directory) else { return Ok(None) };
+        let Ok(dir) = sys::open_at(self.dir(), OsStr::new(name), Open::Directory) else { return Ok(None) };
         let (lock, owner) = match sys::open_at(&dir, OsStr::new(LOCK), Open::Write) {
             Ok(lock) => {
                 let owner = match lock.try_lock() {
@@ -163,7 +163,7 @@ impl CacheDir {
     }
 
     fn remove_slot(&self, name: &str, info_hash: InfoHash) -> io::Result<Removed> {
-        let dir = match sys::open_at(&self.dir, OsStr::new(name), Open::Directory) {
+        let dir = match sys::open_at(self.dir(), OsStr::new(name), Open::Directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removed::Missing),
             other => other?,
         };
@@ -174,7 +174,7 @@ impl CacheDir {
             Err(TryLockError::WouldBlock) => return Ok(Removed::InUse),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        if !self.is_named(name, &dir)? || !is_same(&lock, sys::status_at(&dir, OsStr::new(LOCK))?)? {
+        if !self.has(OsStr::new(name), &dir)? || !is_same(&lock, sys::status_at(&dir, OsStr::new(LOCK))?)? {
             return Ok(Removed::InUse);
         }
         if self.is_pinned(info_hash) {
@@ -182,7 +182,7 @@ impl CacheDir {
         }
         let bytes = data_bytes(&dir)?;
         empty(&dir)?;
-        remove_emptied(&self.dir, OsStr::new(name), &dir)?;
+        remove_emptied(&self.dir(), OsStr::new(name), &dir)?;
         Ok(Removed::Gone(bytes))
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::super::sys::{self, Open};
 
@@ -36,12 +37,25 @@ pub(crate) trait StateFiles: Send + Sync + fmt::Debug {
 
 /// Files in a directory. Each call opens by name, so a slot that somebody has removed is noticed.
 #[derive(Debug)]
-pub(crate) struct Directory(pub(crate) File);
+pub(crate) struct Directory(RwLock<Arc<File>>);
 
 impl Directory {
+    pub(crate) fn new(dir: File) -> Self {
+        Self(RwLock::new(Arc::new(dir)))
+    }
+
+    /// It is another directory from now on.
+    pub(crate) fn move_to(&self, dir: File) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(dir);
+    }
+
+    fn dir(&self) -> Arc<File> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Opens a file of ours; somebody else's directory, pipe or link of that name is none.
     fn open(&self, name: &str, how: Open) -> io::Result<File> {
-        let file = sys::open_at(&self.0, OsStr::new(name), how)?;
+        let file = sys::open_at(self.dir(), OsStr::new(name), how)?;
         match sys::status_of(&file)?.regular {
             true => Ok(file),
             false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
@@ -61,7 +75,7 @@ impl StateFiles for Directory {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let names = sys::names_in(&self.0)?;
+        let names = sys::names_in(self.dir())?;
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
@@ -78,15 +92,15 @@ impl StateFiles for Directory {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        sys::rename_at(&self.0, OsStr::new(from), OsStr::new(to))
+        sys::rename_at(self.dir(), OsStr::new(from), OsStr::new(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        sys::unlink_at(&self.0, OsStr::new(name))
+        sys::unlink_at(self.dir(), OsStr::new(name))
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.dir().sync_all()
     }
 }
 

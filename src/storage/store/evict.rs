@@ -7,11 +7,12 @@ use std::io;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use super::super::backing::Backing;
 use super::super::budget::victims::Candidate;
 use super::super::recency::Moment;
 use super::super::resume::Record;
 use super::super::{PieceState, StorageError, io_error};
-use super::{Store, lock};
+use super::{Moved, Store, lock};
 use crate::base::{FileIndex, PieceIndex, PieceRange, Span};
 
 impl Store {
@@ -23,14 +24,25 @@ impl Store {
         }
         let resume = if patient { Some(lock(&self.resume)) } else { self.resume.try_lock().ok() };
         let Some(mut resume) = resume else { return Ok(Vec::new()) };
-        let victims: Vec<_> = pieces.iter().copied().filter(|&piece| self.table.is_idle(piece)).collect();
+        let idle = |piece: &PieceIndex| self.table.is_idle(*piece) && !self.backing.has(*piece);
+        let victims: Vec<_> = pieces.iter().copied().filter(idle).collect();
         if victims.is_empty() {
             return Ok(victims);
         }
         self.ledger.lock().pending.extend(victims.iter().map(|&piece| Record::Gone(piece)));
-        if let Err(error) = resume.flush(&self.ledger, self).and_then(|()| resume.sync_journal()) {
+        let unclaimed = resume.flush(&self.ledger, self).and_then(|()| resume.sync_journal());
+        // Where not even that has room: without a state nothing at all is claimed, and to remove it takes none.
+        let unclaimed = match unclaimed {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                resume.start_over().and(self.notes.sync_names())
+            }
+            other => other,
+        };
+        if let Err(error) = unclaimed {
             self.ledger.lock().pending.extend(victims.iter().map(|&piece| Record::Have(piece)));
-            return Err(self.resume_error()(error));
+            let error = self.resume_error()(error);
+            self.disk_fails(&error);
+            return Err(error);
         }
         let mut gone = Vec::with_capacity(victims.len());
         let mut result = Ok(());
@@ -53,19 +65,19 @@ impl Store {
         }
         drop(resume);
         if !gone.is_empty() {
-            self.tell_evicted(gone.clone());
+            self.tell(Moved::Gone(gone.clone()));
         }
         result.map(|()| gone)
     }
 
-    /// Who is told of pieces that were evicted, on whatever thread that happens. To be set once.
-    pub fn on_evicted(&self, listener: impl Fn(Vec<PieceIndex>) + Send + Sync + 'static) {
+    /// Who is told of readable pieces that move, on whatever thread that happens. To be set once.
+    pub fn on_moved(&self, listener: impl Fn(Moved) + Send + Sync + 'static) {
         let _ = self.listener.set(Box::new(listener));
     }
 
-    fn tell_evicted(&self, pieces: Vec<PieceIndex>) {
+    pub(super) fn tell(&self, moved: Moved) {
         if let Some(listener) = self.listener.get() {
-            listener(pieces);
+            listener(moved);
         }
     }
 
@@ -222,9 +234,10 @@ impl Store {
             }
             progress.remove(&piece);
         }
+        self.backing.let_go_of_attempt(piece, attempt);
         // To the end: the next attempt may begin to write.
         let _alone = self.edges.write().unwrap_or_else(PoisonError::into_inner);
-        if self.adopted || !self.are_dead(PieceRange::one(piece)) {
+        if self.adopted || self.in_trouble() || !self.are_dead(PieceRange::one(piece)) {
             return Ok(());
         }
         let length = self.layout.piece_bytes(piece).into();
@@ -234,7 +247,7 @@ impl Store {
 
     /// The pieces that could go, with what decides on their order.
     pub(crate) fn candidates(&self, store: usize, now: Moment, into: &mut Vec<Candidate>) {
-        if self.adopted || self.unpunchable.load(Ordering::Relaxed) {
+        if self.adopted || self.lets_disk_be() || self.unpunchable.load(Ordering::Relaxed) {
             return;
         }
         let guarded = self.guards.now(self.layout.piece_count(), now);
@@ -244,7 +257,11 @@ impl Store {
                 read[piece.at()] = Some(file);
             }
         }
-        let idle = self.layout.pieces().iter().filter(|&piece| self.table.is_idle(piece) && !guarded.pieces.has(piece));
+        let idle = self
+            .layout
+            .pieces()
+            .iter()
+            .filter(|&piece| self.table.is_idle(piece) && !guarded.pieces.has(piece) && !self.backing.has(piece));
         into.extend(idle.map(|piece| Candidate {
             store,
             piece,

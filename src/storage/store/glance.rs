@@ -53,7 +53,7 @@ impl Store {
             if self.glances.is_fresh(span.file, now) {
                 continue;
             }
-            match self.tracks.look(span.file, &*self.backing) {
+            match self.tracks.look(span.file, &self.backing) {
                 Ok(Look::Same) => {}
                 Ok(Look::Altered) => {
                     self.altered(span.file);

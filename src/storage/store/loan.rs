@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::Pins;
-use super::super::backing::Identity;
+use super::super::backing::{Backing, Identity};
 use super::super::recency::Moment;
 use super::Store;
 use crate::base::FileIndex;
@@ -26,7 +26,8 @@ impl Store {
     /// a reader from bytes behind the end. Call [`suspect`](Self::suspect) before. May wait for the disk to open it.
     pub fn lend(&self, file: FileIndex) -> Option<Loan> {
         let bytes = self.layout.file_bytes(file);
-        if self.layout.is_padding(file) || bytes == 0 {
+        // Past us nobody fetches again what a disk does not give.
+        if self.layout.is_padding(file) || bytes == 0 || self.in_trouble() {
             return None;
         }
         let pins = self.table.pin(self.pieces_of(file))?;

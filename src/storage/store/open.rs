@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Instant;
 
 use super::super::backing::disk::DiskFiles;
+use super::super::backing::overflow::{MEMORY_BYTES, Overflow};
 use super::super::backing::{Backing, Seen};
 use super::super::budget::Budget;
 use super::super::cache_dir::{DATA, Slot, Use};
@@ -15,7 +16,9 @@ use super::super::resume::{self, BootId, Directory, Ledger, Recovered, Resume, S
 use super::super::{CacheDir, PieceTable, StorageError, io_error};
 use super::glance::Glances;
 use super::guards::Guards;
+use super::home::Home;
 use super::tracks::Tracks;
+use super::trouble::Trouble;
 use super::{Adopt, OpenedStore, Store, TorrentFiles, USED};
 use crate::base::{Bitfield, Layout};
 
@@ -45,8 +48,10 @@ fn open_taken(
     let directories = directories(cache, &slot, &files)?;
     let state = state_files(&slot)?;
     let boot = BootId::current();
-    let backing = Box::new(files);
-    Ok(Parts { torrent, backing, state, slot, directories, adopted: false, boot, budget: cache.budget() }
+    let backing = Arc::new(files);
+    let home = Home { cache: cache.share(), files: Arc::clone(&backing), notes: Arc::clone(&state) };
+    let (home, budget, memory) = (Some(home), cache.budget(), MEMORY_BYTES);
+    Ok(Parts { torrent, backing, state, slot, directories, adopted: false, boot, budget, home, memory }
         .open(recheck, warnings))
 }
 
@@ -67,20 +72,25 @@ pub(super) fn adopt(
     let directories = directories(cache, &slot, &files)?;
     let state = state_files(&slot)?;
     let boot = BootId::current();
-    let backing = Box::new(files);
-    Ok(Parts { torrent, backing, state, slot, directories, adopted: true, boot, budget: None }.open(recheck, warnings))
+    let backing = Arc::new(files);
+    let (home, budget, memory) = (None, None, 0);
+    Ok(Parts { torrent, backing, state, slot, directories, adopted: true, boot, budget, home, memory }
+        .open(recheck, warnings))
 }
 
 /// What a store is made of. Tests put others in for the disk.
 pub(super) struct Parts {
     pub(super) torrent: TorrentFiles,
-    pub(super) backing: Box<dyn Backing>,
+    pub(super) backing: Arc<dyn Backing>,
     pub(super) state: Arc<dyn StateFiles>,
     pub(super) slot: Slot,
     pub(super) directories: Vec<(u64, u64)>,
     pub(super) adopted: bool,
     pub(super) boot: BootId,
     pub(super) budget: Option<Arc<Budget>>,
+    pub(super) home: Option<Home>,
+    /// Bytes of memory for what the disk does not take.
+    pub(super) memory: u64,
 }
 
 impl Parts {
@@ -122,9 +132,12 @@ impl Parts {
             table: Arc::new(PieceTable::new(&have, &unchecked)),
             tracks: Tracks::new(seen.into_iter()),
             glances: Glances::new(Instant::now(), layout.file_count()),
+            backing: Overflow::new(Arc::clone(&layout), backing, self.memory),
+            trouble: Trouble::default(),
+            home: self.home,
+            info,
             layout,
             hashes,
-            backing,
             progress: Mutex::new(HashMap::new()),
             altered: Mutex::new(BTreeSet::new()),
             disputed: Mutex::default(),
@@ -161,9 +174,8 @@ impl Parts {
     }
 }
 
-pub(super) fn state_files(slot: &Slot) -> Result<Arc<dyn StateFiles>, StorageError> {
-    let dir = slot.dir.try_clone().map_err(io_error("open", &slot.path))?;
-    Ok(Arc::new(Directory(dir)))
+pub(super) fn state_files(slot: &Slot) -> Result<Arc<Directory>, StorageError> {
+    slot.dir().map(|dir| Arc::new(Directory::new(dir))).map_err(io_error("open", &slot.path))
 }
 
 fn directories(cache: &CacheDir, slot: &Slot, files: &DiskFiles) -> Result<Vec<(u64, u64)>, StorageError> {
@@ -253,7 +265,7 @@ fn warn_of_missing(layout: &Layout, backing: &dyn Backing, seen: &mut [Option<Se
 }
 
 /// Keeps the info dictionary in the slot, so that a torrent can be named without its file.
-fn keep_info(state: &dyn StateFiles, info: &[u8]) -> std::io::Result<()> {
+pub(super) fn keep_info(state: &dyn StateFiles, info: &[u8]) -> std::io::Result<()> {
     if state.read(INFO)?.as_deref() == Some(info) {
         return Ok(());
     }

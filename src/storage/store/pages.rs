@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::backing::Backing;
 use super::super::sys::{Mapping, Part};
 use super::super::{Pins, StorageError};
 use super::Store;

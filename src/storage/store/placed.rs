@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::backing::Backing;
 use super::super::backing::disk::DiskFiles;
 use super::super::backing::places::{Places, slot_name};
 use super::super::cache_dir::DATA;
@@ -41,8 +42,11 @@ pub(super) fn open(
     let files = DiskFiles::placed(layout, data, data_path.clone(), places).map_err(io_error("stat", &data_path))?;
     let directories = vec![directory.directory()?, slot.directory().map_err(io_error("stat", &slot.path))?];
     let state = state_files(&slot)?;
-    let (backing, boot) = (Box::new(files), BootId::current());
-    Ok(Parts { torrent, backing, state, slot, directories, adopted: false, boot, budget: None }.open(recheck, warnings))
+    let (backing, boot) = (Arc::new(files), BootId::current());
+    // A download is only done when it is on the disk.
+    let (budget, home, memory) = (None, None, 0);
+    Ok(Parts { torrent, backing, state, slot, directories, adopted: false, boot, budget, home, memory }
+        .open(recheck, warnings))
 }
 
 impl Store {

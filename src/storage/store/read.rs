@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use sha1::{Digest, Sha1};
 
+use super::super::backing::Backing;
 use super::super::backing::disk::is_gone;
 use super::super::recency::Moment;
 use super::super::{Pins, StorageError, io_error};
@@ -144,7 +145,7 @@ impl Store {
     fn read_span(&self, span: Span, buffer: &mut [u8]) -> Result<(), StorageError> {
         match self.backing.read_at(span.file, span.offset, buffer) {
             Ok(read) if read == buffer.len() => Ok(()),
-            Err(error) if !is_gone(&error) => Err(io_error("read", &self.backing.path(span.file))(error)),
+            Err(error) if !is_gone(&error) => Err(self.unreadable(span, error)),
             _ => Err(self.cut_short(span)),
         }
     }
@@ -152,7 +153,7 @@ impl Store {
     /// A file has ended too early: its pieces, at least that of the span, are not served before they were hashed again.
     pub(super) fn cut_short(&self, span: Span) -> StorageError {
         let pieces = self.layout.pieces_of(span.file, span.offset, 1);
-        match self.tracks.look(span.file, &*self.backing) {
+        match self.tracks.look(span.file, &self.backing) {
             Ok(Look::Altered) => self.altered(span.file),
             // Known to be short, or moving: it is this piece alone that cannot be so.
             _ => self.distrust_pieces(span.file, pieces),
@@ -160,11 +161,22 @@ impl Store {
         StorageError::Absent(pieces.first().map_or(0, PieceIndex::raw))
     }
 
+    /// The disk does not give what it has: the pieces are to be fetched again.
+    fn unreadable(&self, span: Span, error: std::io::Error) -> StorageError {
+        let ours = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
+        let error = io_error("read", &self.backing.path(span.file))(error);
+        if self.overflows() && !ours {
+            self.disk_fails(&error);
+            self.distrust_pieces(span.file, self.layout.pieces_of(span.file, span.offset, span.length));
+        }
+        error
+    }
+
     fn read_span_now(&self, span: Span, buffer: &mut [u8]) -> Result<bool, StorageError> {
         match self.backing.read_now_at(span.file, span.offset, buffer) {
             // Short: the rest is not in memory, or not in the file; whoever waits will see which.
             Ok(read) => Ok(read == Some(buffer.len())),
-            Err(error) => Err(io_error("read", &self.backing.path(span.file))(error)),
+            Err(error) => Err(self.unreadable(span, error)),
         }
     }
 

@@ -19,7 +19,8 @@ impl Store {
         let mut ledger = self.ledger.lock();
         ledger.doubts += 1;
         let pieces = self.layout.pieces();
-        if pieces.iter().filter(|&piece| self.table.set_unchecked(piece)).count() > 0 {
+        let on_disk = pieces.iter().filter(|&piece| self.backing.whole(piece).is_none());
+        if on_disk.filter(|&piece| self.table.set_unchecked(piece)).count() > 0 {
             ledger.pending.push(Record::Unsure(pieces));
         }
         self.table.unchecked()

@@ -2,6 +2,7 @@
 //! cut, and whatever the next start calls present has to be right.
 
 mod simulated;
+mod troubles;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::storage::resume::BootId;
 use crate::storage::{CacheDir, PieceHashes, PieceState, Verdict};
 
 const PIECE_BYTES: u32 = 64;
+/// For four pieces that the disk does not take.
+const MEMORY_BYTES: u64 = 256;
 
 struct World {
     torrent: TorrentFiles,
@@ -52,13 +55,15 @@ impl World {
     fn open(&self) -> OpenedStore {
         let parts = Parts {
             torrent: self.torrent.clone(),
-            backing: Box::new(self.disk.clone()),
+            backing: Arc::new(self.disk.clone()),
             state: Arc::new(self.disk.clone()),
             slot: self.cache.take_slot(self.torrent.info_hash, Use::Cache, &mut Vec::new()).unwrap(),
             directories: Vec::new(),
             adopted: false,
             boot: BootId([self.boot; 16]),
             budget: None,
+            home: None,
+            memory: MEMORY_BYTES,
         };
         parts.open(false, Vec::new())
     }
@@ -133,7 +138,9 @@ impl World {
             }
             store.table().check_invariants();
         }
-        store.table().present().iter().filter(|piece| !going.contains(piece)).collect()
+        // What is in memory alone dies with the process.
+        let lasting = |piece: &PieceIndex| !going.contains(piece) && !store.is_in_memory(*piece);
+        store.table().present().iter().filter(lasting).collect()
     }
 
     /// I1 and I3 at a start: what is present is right. Then the rest is fetched, and it is whole.

@@ -7,18 +7,20 @@
 use std::collections::hash_map::Entry;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
+use super::super::backing::Backing;
 use super::super::budget::Full;
 use super::super::recency::Moment;
 use super::super::resume::Record;
 use super::super::verify::Ranges;
 use super::super::{PieceState, StorageError, Verdict, io_error};
 use super::evict::UNIT;
+use super::trouble::Place;
 use super::{Look, Store, lock};
 use crate::base::{BlockRef, FileIndex, PieceIndex};
 
@@ -86,20 +88,50 @@ impl Store {
         let run = self.checked_run(piece, begin, blocks)?;
         if self.table.state(piece) == PieceState::Present {
             // A late duplicate: dropped, never written (I6).
-            return Ok(Verdict::Verified);
+            return Ok(self.present_verdict(piece));
         }
-        let _admitted = match &self.budget {
-            Some(budget) => Some(budget.admit(self.growth_of(run)).map_err(|full| self.refused(full))?),
-            None => None,
-        };
+        let place = self.place_for(run);
         self.wait_for_punch(piece)?;
-        let mut edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+        let edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
         let Some(progress) = self.enter(piece, attempt) else { return Ok(Verdict::Incomplete) };
         let mut warm = lock(&progress.hashing).take_at(begin);
         if let Some(hasher) = &mut warm {
             blocks.iter().for_each(|block| hasher.update(block));
         }
-        let mut written = self.write_blocks(run, blocks, &progress);
+        let failure = match &place {
+            Place::Disk { .. } => {
+                let written = self.write_to_disk(run, blocks, &progress, edges);
+                written.inspect_err(|error| self.disk_fails(error)).err()
+            }
+            Place::Memory => {
+                drop(edges);
+                None
+            }
+        };
+        let on_disk = failure.is_none() && matches!(place, Place::Disk { .. });
+        drop(place);
+        if !on_disk && let Err(error) = self.keep_in_memory(run, attempt, blocks) {
+            // The attempt is lost: its hash has seen what is nowhere.
+            self.lose(piece, &progress);
+            return Err(failure.unwrap_or(error));
+        }
+        lock(&progress.hashing).put(run, warm);
+        if !on_disk && lock(&progress.hashing).over {
+            // Another run of the attempt has lost it meanwhile.
+            self.backing.let_go_of_attempt(piece, attempt);
+        }
+        self.advance(piece, &progress)
+    }
+
+    /// Writes a run, evicting pieces when the disk has no room for it.
+    fn write_to_disk<'s>(
+        &'s self,
+        run: BlockRef,
+        blocks: &[Bytes],
+        progress: &InProgress,
+        mut edges: RwLockReadGuard<'s, ()>,
+    ) -> Result<(), StorageError> {
+        let mut written = self.write_blocks(run, blocks, Some(progress));
         while let Err(StorageError::Io { source, .. }) = &written
             && source.kind() == io::ErrorKind::StorageFull
             && let Some(budget) = &self.budget
@@ -111,22 +143,15 @@ impl Store {
             if freed == 0 {
                 break;
             }
-            written = self.write_blocks(run, blocks, &progress);
-        }
-        if let Err(error) = written {
-            // The attempt is lost: its hash may have seen what the disk has not.
-            lock(&progress.hashing).over = true;
-            self.leave(piece, &progress);
-            return Err(error);
+            written = self.write_blocks(run, blocks, Some(progress));
         }
         drop(edges);
-        lock(&progress.hashing).put(run, warm);
-        self.advance(piece, &progress)
+        written
     }
 
     pub(super) fn check_piece(&self, piece: PieceIndex) -> Result<Verdict, StorageError> {
         match self.table.state(piece) {
-            PieceState::Present => return Ok(Verdict::Verified),
+            PieceState::Present => return Ok(self.present_verdict(piece)),
             PieceState::Evicting => return Err(StorageError::Absent(piece.raw())),
             PieceState::Absent | PieceState::Unchecked => {}
         }
@@ -136,7 +161,12 @@ impl Store {
             let matches = match self.hash_on_disk(piece, 0, self.layout.piece_bytes(piece), &mut hasher) {
                 Ok(()) => self.hashes.accept(piece, hasher),
                 Err(StorageError::Absent(_)) => false,
-                Err(error) => return Err(error),
+                // What cannot be read is not there; a user's own files may be readable again later.
+                Err(error) if !self.overflows() => return Err(error),
+                Err(error) => {
+                    self.disk_fails(&error);
+                    false
+                }
             };
             self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
             if !matches {
@@ -146,7 +176,7 @@ impl Store {
             // Whoever wrote it, it may be in the page cache alone.
             self.ledger.wrote_piece(piece, &self.layout, Instant::now());
             if self.enter_present(piece, doubts) {
-                return Ok(Verdict::Verified);
+                return Ok(self.present_verdict(piece));
             }
         }
         // Somebody writes into the files all the time.
@@ -172,12 +202,12 @@ impl Store {
     }
 
     /// Bytes of the disk that a run may take.
-    fn growth_of(&self, run: BlockRef) -> u64 {
+    pub(super) fn growth_of(&self, run: BlockRef) -> u64 {
         let spans = self.layout.block_spans(run).filter(|span| !span.padding);
         spans.map(|span| blocks_touched(span.offset, span.length)).sum()
     }
 
-    fn refused(&self, full: Full) -> StorageError {
+    pub(super) fn refused(&self, full: Full) -> StorageError {
         tracing::debug!(wanted = full.wanted, "the cache is full and nothing of it may go");
         io_error("write", &self.slot.path)(io::ErrorKind::QuotaExceeded.into())
     }
@@ -203,6 +233,13 @@ impl Store {
         }
     }
 
+    /// Ends an attempt that has failed.
+    fn lose(&self, piece: PieceIndex, ours: &Arc<InProgress>) {
+        lock(&ours.hashing).over = true;
+        self.leave(piece, ours);
+        self.backing.let_go_of_attempt(piece, ours.attempt);
+    }
+
     /// Brings the hash forward over what is written, as far as there is no gap; at the end speaks the verdict.
     fn advance(&self, piece: PieceIndex, progress: &Arc<InProgress>) -> Result<Verdict, StorageError> {
         let length = self.layout.piece_bytes(piece);
@@ -224,14 +261,20 @@ impl Store {
                     if let (Ok(Verdict::Corrupt(_)), Some(file)) = (&verdict, disputed) {
                         self.dispute(file);
                     }
-                    self.leave(piece, progress);
+                    match &verdict {
+                        Ok(_) => self.leave(piece, progress),
+                        Err(error) => {
+                            self.disk_fails(error);
+                            self.lose(piece, progress);
+                        }
+                    }
                     return verdict;
                 }
                 (hasher, from, to)
             };
             if let Err(error) = self.hash_on_disk(piece, from, to, &mut hasher) {
-                lock(&progress.hashing).over = true;
-                self.leave(piece, progress);
+                self.disk_fails(&error);
+                self.lose(piece, progress);
                 return Err(error);
             }
             let mut hashing = lock(&progress.hashing);
@@ -241,6 +284,9 @@ impl Store {
     }
 
     fn verdict(&self, piece: PieceIndex, doubts: u64, mut hasher: Sha1, reread: bool) -> Result<Verdict, StorageError> {
+        if let Some(verdict) = self.verdict_in_memory(piece, reread)? {
+            return Ok(verdict);
+        }
         if reread {
             hasher = Sha1::new();
             self.hash_on_disk(piece, 0, self.layout.piece_bytes(piece), &mut hasher)?;
@@ -260,7 +306,13 @@ impl Store {
         self.digests_on_disk(piece).map(Verdict::Corrupt)
     }
 
-    fn write_blocks(&self, run: BlockRef, blocks: &[Bytes], progress: &InProgress) -> Result<(), StorageError> {
+    /// `progress`: who is told when a file that is not ours to write has other bytes.
+    pub(super) fn write_blocks(
+        &self,
+        run: BlockRef,
+        blocks: &[Bytes],
+        progress: Option<&InProgress>,
+    ) -> Result<(), StorageError> {
         let mut blocks = blocks.iter().map(|block| &block[..]).filter(|block| !block.is_empty());
         let mut rest: &[u8] = &[];
         let mut slices = Vec::new();
@@ -281,7 +333,9 @@ impl Store {
             }
             if !self.backing.is_placed(span.file) {
                 self.write_slices(span.file, span.offset, &mut slices)?;
-            } else if !self.holds(span, &slices)? {
+            } else if !self.holds(span, &slices)?
+                && let Some(progress) = progress
+            {
                 progress.dispute(span.file);
             }
         }
@@ -305,12 +359,15 @@ impl Store {
         }
         if self.table.set_present(piece) {
             self.recency.arrived(piece, Moment::now());
-            ledger.pending.push(Record::Have(piece));
+            // What is in memory alone dies with us (I3).
+            if !self.backing.has(piece) {
+                ledger.pending.push(Record::Have(piece));
+            }
         }
         true
     }
 
-    fn enter_absent(&self, piece: PieceIndex) {
+    pub(super) fn enter_absent(&self, piece: PieceIndex) {
         let mut ledger = self.ledger.lock();
         if self.table.set_absent(piece) {
             ledger.pending.push(Record::Gone(piece));
@@ -326,12 +383,12 @@ impl Store {
         growth: u64,
         action: impl FnOnce() -> io::Result<()>,
     ) -> Result<io::Result<()>, StorageError> {
-        if self.tracks.begin_write(file, growth, &*self.backing)? == Look::Altered {
+        if self.tracks.begin_write(file, growth, &self.backing)? == Look::Altered {
             self.altered(file);
         }
         let prepared = if self.tracks.is_prepared(file, &self.layout) { Ok(()) } else { self.backing.prepare(file) };
         let result = prepared.and_then(|()| action());
-        if self.tracks.end_write(file, &self.layout, &*self.backing) == Look::Altered {
+        if self.tracks.end_write(file, &self.layout, &self.backing) == Look::Altered {
             self.altered(file);
         }
         self.ledger.wrote(file, bytes, Instant::now());

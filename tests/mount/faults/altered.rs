@@ -1,12 +1,11 @@
 //! Somebody alters the cache behind our back, or it is damaged.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{BOUND, Dice, PIECE, one_file};
+use super::{BOUND, Dice, PIECE, forget_pages, one_file};
 use crate::harness::mount::{Mount, sum};
 use crate::harness::payload::{assert_range, assert_same, compare, torrent, write_file};
 use crate::harness::{World, can_mount, run_any, times, wait_for};
@@ -52,13 +51,6 @@ fn alter(file: &Path, dice: &mut Dice) -> String {
 /// The one file of the torrent's slot.
 fn stored(mount: &Mount, torrent: &crate::harness::payload::Torrent) -> std::path::PathBuf {
     mount.slot(torrent).join("data/0")
-}
-
-/// Takes the mount's file out of the page cache: the next read asks the program.
-fn forget_pages(path: &Path) {
-    let file = File::open(path).unwrap();
-    // SAFETY: the descriptor lives as long as the call.
-    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
 }
 
 #[test]
@@ -258,5 +250,34 @@ fn a_seed_that_is_altered_in_place_sends_nothing_of_it_and_says_so() {
     let warnings = said["warnings"].to_string();
     assert!(warnings.contains("altered by somebody else") && warnings.contains("file.bin"), "{warnings}");
     drop(got);
+    mount.umount();
+}
+
+#[test]
+fn a_cache_directory_that_is_removed_while_mounted_is_made_again() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 4 << 20);
+    let seed = world.libtorrent_seed(&torrent).start();
+    let mount = world.mount(&torrent).peer(seed.addr).start();
+    let path = mount.path(&torrent.name);
+    assert_range(&File::open(&path).unwrap(), &File::open(&torrent.data).unwrap(), 0, 2 << 20);
+    std::fs::remove_dir_all(&mount.cache).unwrap();
+    forget_pages(&path);
+    if let Err(difference) = compare(&path, &torrent.data) {
+        panic!("{difference}\n{}", world.logs());
+    }
+    let status = mount.wait_status("it is made again", BOUND, |status| sum(status, "memory_bytes") == 0);
+    let warnings: Vec<_> = status["warnings"].as_array().unwrap().iter().collect();
+    assert!(warnings.len() == 1 && warnings[0].to_string().contains("was removed, and is made again"), "{warnings:?}");
+    forget_pages(&path);
+    assert_same(&path, &torrent.data);
+    assert_eq!(mount.figure("have_pieces"), torrent.length / PIECE);
+    mount.umount();
+    drop(seed);
+    let mount = world.mount(&torrent).args(&["--read-timeout", "5s"]).start();
+    assert_same(&path, &torrent.data);
     mount.umount();
 }

@@ -1,12 +1,16 @@
-//! The cache's disk is full, or what lies in its slot is not what it should be.
+//! The cache's disk is full, read-only, broken or taken away, or what lies in its slot is not what it should be.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 
-use super::{BOUND, one_file};
-use crate::harness::mount::torrents;
-use crate::harness::payload::{assert_same, compare};
-use crate::harness::{World, can_mount, run, wait_until};
+use serde_json::Value;
+
+use super::{BOUND, PIECE, forget_pages, one_file};
+use crate::harness::mount::{Mount, sum, torrents};
+use crate::harness::payload::{Torrent, assert_range, assert_same, compare};
+use crate::harness::{World, can_mount, run, texts};
 
 /// A small file system of a test's own.
 struct Disk<'a>(&'a Path);
@@ -23,16 +27,105 @@ impl Drop for Disk<'_> {
     }
 }
 
-#[test]
-fn a_full_disk_fails_reads_says_so_and_is_over_when_there_is_room() {
-    if !can_mount() {
-        return;
+/// A disk with a real file system, which can be made to fail; it lies in a file of this world.
+struct Failing<'a> {
+    point: &'a Path,
+}
+
+impl<'a> Failing<'a> {
+    /// `None`, and a word, where that is not possible.
+    fn new(world: &World, point: &'a Path) -> Option<Self> {
+        let image = world.path("image");
+        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status().is_ok_and(|made| made.success());
+        let mount = || Command::new("mount").args(["-o", "loop,errors=remount-ro"]).args([&*image, point]).status();
+        if !made || !mount().is_ok_and(|mounted| mounted.success()) {
+            eprintln!("SKIPPED: cannot make and mount an ext4 here");
+            return None;
+        }
+        Some(Self { point })
     }
+
+    /// What the kernel does when it finds its structures damaged.
+    fn turn_read_only(&self) {
+        let source = texts(&run(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(self.point)));
+        let device = source.trim().rsplit('/').next().unwrap().to_owned();
+        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
+    }
+
+    /// From here on every call that needs the disk fails, as if it had been pulled out.
+    fn shut_down(&self) {
+        let root = File::open(self.point).unwrap();
+        let flags = NO_LOG_FLUSH;
+        // SAFETY: the descriptor and the flags, of which the call reads four bytes, live through it.
+        let done = unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_SHUTDOWN, &raw const flags) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.point).status();
+    }
+}
+
+/// `_IOR('X', 125, __u32)`, and its flag for "without writing anything more" (linux, fs/ext4/ext4.h).
+const EXT4_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587D_u32 as libc::Ioctl;
+const NO_LOG_FLUSH: u32 = 2;
+
+/// What was said of the disk, but for bounds of the cache.
+fn warned(status: &Value) -> Vec<String> {
+    let warnings = status["warnings"].as_array().unwrap().iter();
+    let texts = warnings.filter_map(|warning| Some(warning["text"].as_str()?.to_owned()));
+    texts.filter(|text| !text.contains("grows a little beyond its bound")).collect()
+}
+
+fn disk_error(status: &Value) -> Option<String> {
+    torrents(status)[0]["disk_error"].as_str().map(str::to_owned)
+}
+
+/// A disk fails: everything can be read all the same, and one warning says what to do.
+fn assert_read_through_memory(mount: &Mount, torrent: &Torrent, world: &World, error: &str, advice: &str) {
+    let path = mount.path(&torrent.name);
+    if let Err(difference) = compare(&path, &torrent.data) {
+        panic!("{difference}\n{}", world.logs());
+    }
+    let status = mount.status();
+    assert!(disk_error(&status).is_some_and(|text| text.contains(error)), "{status}");
+    let said = warned(&status);
+    assert!(said.len() == 1 && said[0].contains(error) && said[0].contains(advice), "{said:?}");
+    let (pieces, bytes) = (sum(&status, "memory_pieces"), sum(&status, "memory_bytes"));
+    assert!(pieces > 0 && bytes >= pieces * PIECE - PIECE && bytes <= 32 << 20, "{pieces} pieces in {bytes} bytes");
+    let text = texts(&run(world.btfs().arg("status").arg(&mount.point)));
+    assert!(text.contains("until the disk takes them again") && text.contains(error), "{text}");
+}
+
+/// A disk that works again is used again, without a word from anybody, and what is read from then on stays.
+fn assert_cached_again(mount: Mount, torrent: &Torrent, world: &World, cache: &str) {
+    mount.wait_status("the disk is used again", BOUND, |status| {
+        disk_error(status).is_none() && sum(status, "memory_bytes") == 0
+    });
+    let path = mount.path(&torrent.name);
+    forget_pages(&path);
+    assert_same(&path, &torrent.data);
+    let status = mount.status();
+    assert_eq!(sum(&status, "have_pieces"), sum(&status, "pieces"), "{status}");
+    assert_eq!((warned(&status).len(), sum(&status, "memory_bytes")), (1, 0), "{status}");
+    mount.umount();
+    // Nobody to fetch it from.
+    let mount = world.mount(torrent).cache(cache).args(&["--read-timeout", "5s", "--cache-min-free", "0"]).start();
+    assert_same(&path, &torrent.data);
+    mount.umount();
+}
+
+/// A disk of `size` for a torrent of `length` bytes, of which nothing may go; then it gets room for it.
+fn read_on_a_full_disk(size: &str, length: u64) {
     let world = World::new();
-    let torrent = one_file(&world, "file.bin", 2 << 20);
+    let torrent = one_file(&world, "file.bin", length);
     let seed = world.libtorrent_seed(&torrent).start();
     let point = world.directory("disk");
-    if !Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&point).status().unwrap().success() {
+    let size = format!("size={size}");
+    if !Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&point).status().unwrap().success() {
         eprintln!("SKIPPED: cannot mount a tmpfs here");
         return;
     }
@@ -42,18 +135,106 @@ fn a_full_disk_fails_reads_says_so_and_is_over_when_there_is_room() {
     run(world.btfs().args(pin).arg(point.join("cache")));
     let arguments = ["--read-timeout", "20s", "--cache-min-free", "0"];
     let mount = world.mount(&torrent).peer(seed.addr).cache("disk/cache").args(&arguments).start();
-    let path = mount.path(&torrent.name);
-    assert_eq!(std::fs::read(&path).unwrap_err().raw_os_error(), Some(libc::EIO), "more than fits");
-    let status = mount.status();
-    let error = torrents(&status)[0]["disk_error"].as_str().unwrap_or_default();
-    assert!(error.contains("No space left"), "{status}");
-    let warnings = status["warnings"].as_array().unwrap();
-    let of_disk = warnings.iter().filter(|warning| warning["text"].as_str().unwrap().contains("the disk fails"));
-    assert!((1..4).contains(&of_disk.count()), "{warnings:?}");
+    assert_read_through_memory(&mount, &torrent, &world, "No space left", "Free some of the disk");
+    // Also what had to go from memory meanwhile.
+    forget_pages(&mount.path(&torrent.name));
+    assert_same(&mount.path(&torrent.name), &torrent.data);
+    disk.resize("remount,size=128m");
+    assert_cached_again(mount, &torrent, &world, "disk/cache");
+}
 
-    disk.resize("remount,size=64m");
-    wait_until("it is read again", BOUND, || std::fs::read(&path).is_ok());
+#[test]
+fn a_full_disk_of_256_kib_is_read_past_and_used_when_there_is_room() {
+    if can_mount() {
+        read_on_a_full_disk("256k", 6 << 20);
+    }
+}
+
+#[test]
+fn a_full_disk_of_3_mib_is_read_past_and_used_when_there_is_room() {
+    if can_mount() {
+        read_on_a_full_disk("3m", 6 << 20);
+    }
+}
+
+#[test]
+fn on_a_full_disk_more_is_read_than_fits_into_memory() {
+    if can_mount() {
+        read_on_a_full_disk("1m", 44 << 20);
+    }
+}
+
+#[test]
+fn a_disk_that_turns_read_only_is_read_past_until_another_is_in_its_place() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 6 << 20);
+    let seed = world.libtorrent_seed(&torrent).start();
+    let point = world.directory("disk");
+    let Some(disk) = Failing::new(&world, &point) else { return };
+    let arguments = ["--read-timeout", "20s", "--cache-min-free", "0"];
+    let mount = world.mount(&torrent).peer(seed.addr).cache("disk/cache").args(&arguments).start();
+    let path = mount.path(&torrent.name);
+    assert_range(&File::open(&path).unwrap(), &File::open(&torrent.data).unwrap(), 0, 2 << 20);
+    disk.turn_read_only();
+    assert_read_through_memory(&mount, &torrent, &world, "Read-only", "Remount the disk for writing");
+    // Somebody takes it out and mounts another one there.
+    drop(disk);
+    forget_pages(&path);
     assert_same(&path, &torrent.data);
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&point));
+    let _disk = Disk(&point);
+    assert_cached_again(mount, &torrent, &world, "disk/cache");
+}
+
+#[test]
+fn a_disk_that_gives_errors_is_read_past_until_another_is_in_its_place() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 6 << 20);
+    let seed = world.libtorrent_seed(&torrent).start();
+    let point = world.directory("disk");
+    let Some(disk) = Failing::new(&world, &point) else { return };
+    let arguments = ["--read-timeout", "20s", "--cache-min-free", "0"];
+    let mount = world.mount(&torrent).peer(seed.addr).cache("disk/cache").args(&arguments).start();
+    let path = mount.path(&torrent.name);
+    assert_range(&File::open(&path).unwrap(), &File::open(&torrent.data).unwrap(), 0, 3 << 20);
+    disk.shut_down();
+    // What was there can be read no more, and comes again.
+    forget_pages(&path);
+    assert_read_through_memory(&mount, &torrent, &world, "Input/output error", "dmesg");
+    drop(disk);
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&point));
+    let _disk = Disk(&point);
+    assert_cached_again(mount, &torrent, &world, "disk/cache");
+}
+
+#[test]
+fn a_disk_that_is_unmounted_lazily_is_used_to_the_end() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 6 << 20);
+    let seed = world.libtorrent_seed(&torrent).start();
+    let point = world.directory("disk");
+    if !Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&point).status().unwrap().success() {
+        eprintln!("SKIPPED: cannot mount a tmpfs here");
+        return;
+    }
+    let disk = Disk(&point);
+    let arguments = ["--read-timeout", "20s", "--cache-min-free", "0"];
+    let mount = world.mount(&torrent).peer(seed.addr).cache("disk/cache").args(&arguments).start();
+    let path = mount.path(&torrent.name);
+    assert_range(&File::open(&path).unwrap(), &File::open(&torrent.data).unwrap(), 0, 2 << 20);
+    drop(disk);
+    assert_same(&path, &torrent.data);
+    let status = mount.status();
+    assert!(warned(&status).is_empty() && sum(&status, "memory_bytes") == 0, "{status}");
     mount.umount();
 }
 

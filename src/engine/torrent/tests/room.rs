@@ -163,3 +163,70 @@ fn what_was_begun_and_is_wanted_no_more_is_given_up_where_room_is_short() {
     world.run();
     assert_eq!(world.ready, [1], "begun anew");
 }
+
+#[test]
+fn peers_are_told_of_pieces_in_memory_when_those_are_on_the_disk() {
+    let mut world = World::new(4, 2);
+    world.unwritable = true;
+    world.seed(1);
+    world.peer(2, "....");
+    world.read(1, 0, 2);
+    world.run();
+    assert_eq!(world.ready, [1], "readers have them");
+    let haves = |world: &World| {
+        let said = world.said(2).into_iter().filter_map(|message| match message {
+            Message::Have(piece) => Some(*piece),
+            _ => None,
+        });
+        said.collect::<Vec<_>>()
+    };
+    assert_eq!(haves(&world), Vec::<u32>::new());
+    let snapshot = world.snapshot();
+    assert_eq!((snapshot.have.count(), snapshot.left_bytes), (3, 4 * 2 * 16384), "they have to be fetched again yet");
+    world.connect(3);
+    assert!(world.said(3).contains(&&Message::HaveNone));
+    evict(&mut world, &[1]);
+    let kept = |pieces: &[u32]| Command::Kept(pieces.iter().map(|&piece| PieceIndex(piece)).collect());
+    world.command(kept(&[2, 0, 1, 3]));
+    assert_eq!(haves(&world), [2, 0], "what went in between did not come to the disk");
+    assert_eq!(world.snapshot().left_bytes, 2 * 2 * 16384);
+}
+
+#[test]
+fn a_torrent_is_complete_when_all_of_it_is_on_the_disk() {
+    let mut world = World::new(2, 1);
+    world.unwritable = true;
+    world.seed(1);
+    world.read(1, 0, 1);
+    world.run();
+    assert!(world.ready == [1] && !world.completed && world.closed.is_empty());
+    world.command(Command::Kept(vec![PieceIndex(0), PieceIndex(1)]));
+    assert!(world.completed);
+}
+
+#[test]
+fn what_fits_into_memory_is_fetched_reader_by_reader() {
+    let mut world = World::new(16, 2);
+    world.unwritable = true;
+    world.command(Command::Room(Room::Memory(2)));
+    world.seed(1);
+    world.open(1);
+    world.window(1, 12, 15);
+    world.read(1, 4, 6);
+    world.read(2, 1, 1);
+    world.read(3, 6, 7);
+    let pieces = |world: &World| world.asked_of(1).into_iter().map(|(piece, _)| piece).collect::<Vec<_>>();
+    assert_eq!(pieces(&world), [4, 4, 5, 5], "the first reader's, and no more than fit");
+    world.run();
+    assert_eq!(world.ready, [1, 2, 3]);
+    assert_eq!(world.snapshot().have.count(), 5, "nothing was read ahead");
+    // Pushed out again, it is fetched again.
+    evict(&mut world, &[4]);
+    world.read(4, 4, 4);
+    world.run();
+    assert_eq!(world.ready, [1, 2, 3, 4]);
+    world.unwritable = false;
+    world.command(Command::Room(Room::Plenty));
+    world.run();
+    assert_eq!(world.snapshot().have.count(), 9, "and the window is fetched");
+}

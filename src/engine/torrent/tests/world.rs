@@ -33,6 +33,8 @@ pub(super) struct World {
     pub openings: usize,
     pub announced: Vec<Announcement>,
     pub completed: bool,
+    /// The disk takes nothing: what verifies is in memory alone.
+    pub unwritable: bool,
     requests_seen: usize,
     /// What lies on the disk of each attempt: the first byte of each block, by number.
     written: BTreeMap<(PieceIndex, u32), BTreeMap<usize, u8>>,
@@ -84,6 +86,7 @@ impl World {
             openings: 0,
             announced: Vec::new(),
             completed: false,
+            unwritable: false,
             requests_seen: 0,
             written: BTreeMap::new(),
         };
@@ -267,6 +270,8 @@ impl World {
                         bad.push(piece.raw());
                         let block_digests = here.values().map(|&byte| [byte; 20]).collect();
                         DiskDone::Corrupt { piece, attempt, bytes, block_digests }
+                    } else if self.unwritable {
+                        DiskDone::Held { piece, attempt, bytes }
                     } else {
                         DiskDone::Verified { piece, attempt, bytes }
                     }

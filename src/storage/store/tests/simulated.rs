@@ -28,8 +28,12 @@ struct World {
     clock: i64,
     /// Operations so far that change or sync something.
     operations: usize,
+    /// Calls of any kind so far.
+    calls: usize,
     trouble: Trouble,
     rng: fastrand::Rng,
+    /// What has been done, in order.
+    record: Vec<Step>,
 }
 
 /// What is to go wrong.
@@ -40,6 +44,31 @@ pub(super) enum Trouble {
     Stop(usize),
     /// Operation `n` happens in part and fails; the next ones work.
     Fail(usize),
+    /// Of all calls, those that only read included, each `n`th fails from the `k`th on, and does its work in part.
+    Each {
+        n: usize,
+        k: usize,
+    },
+    /// Nothing can be written or changed, for this reason; all can be read.
+    Unwritable(i32),
+    /// Nothing works, for this reason.
+    Dead(i32),
+}
+
+/// One operation that has changed or synced something, as far as it got.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Prepare(FileIndex, u64),
+    Write(FileIndex, usize, Vec<u8>),
+    Punch(FileIndex, Range<usize>),
+    Sync(FileIndex),
+    SyncAll,
+    Create(String, Vec<u8>),
+    Append(String, Vec<u8>),
+    SyncSmall(String),
+    Rename(String, String),
+    Remove(String),
+    SyncNames,
 }
 
 /// A file of the torrent. Presence is kept by the byte.
@@ -111,17 +140,53 @@ impl Disk {
             name_changes: Vec::new(),
             clock: 1,
             operations: 0,
+            calls: 0,
             trouble: Trouble::Never,
             rng: fastrand::Rng::with_seed(seed),
+            record: Vec::new(),
         })))
+    }
+
+    /// All that has been done so far, if nothing has failed.
+    pub(super) fn record(&self) -> Vec<Step> {
+        self.world().record.clone()
+    }
+
+    /// A disk that has seen these operations and nothing else.
+    pub(super) fn replay(layout: Arc<Layout>, seed: u64, steps: &[Step]) -> Self {
+        let disk = Self::new(layout, seed);
+        for step in steps {
+            let mut world = disk.world();
+            world.clock += 1;
+            world.perform(step.clone()).expect("it could be done before");
+        }
+        disk
     }
 
     pub(super) fn set_trouble(&self, trouble: Trouble) {
         self.world().trouble = trouble;
     }
 
+    pub(super) fn calls(&self) -> usize {
+        self.world().calls
+    }
+
     pub(super) fn operations(&self) -> usize {
         self.world().operations
+    }
+
+    /// The machine is switched off and on: nothing is left of what was not synced.
+    pub(super) fn cut_power_and_lose_all(&self) {
+        let world = &mut *self.world();
+        for data in &mut world.data {
+            *data =
+                data.take().and_then(|file| Some(Data { now: file.durable.clone()?, unsynced: Vec::new(), ..file }));
+        }
+        for inode in &mut world.inodes {
+            inode.bytes.truncate(inode.durable);
+        }
+        world.names = world.durable_names.clone();
+        world.name_changes.clear();
     }
 
     /// The machine is switched off and on: of what was not synced any part may be there, in any order of bytes.
@@ -203,22 +268,95 @@ impl Content {
     }
 }
 
+impl Data {
+    /// All of it is on the disk.
+    fn settle(&mut self) {
+        self.durable = Some(self.now.clone());
+        self.unsynced.clear();
+    }
+}
+
 impl World {
-    fn working(&self) -> io::Result<()> {
+    /// To be asked by each call that only reads.
+    fn working(&mut self) -> io::Result<()> {
+        self.calls += 1;
         match self.trouble {
             Trouble::Stop(at) if self.operations > at => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Trouble::Each { n, k } if self.calls >= k && (self.calls - k).is_multiple_of(n) => {
+                Err(io::Error::from_raw_os_error(libc::EIO))
+            }
+            Trouble::Dead(code) => Err(io::Error::from_raw_os_error(code)),
             _ => Ok(()),
         }
     }
 
+    /// Does something, all of it, and records it.
+    fn perform(&mut self, step: Step) -> io::Result<()> {
+        match &step {
+            Step::Prepare(file, ino) => {
+                self.make(*file, *ino);
+                let length = self.layout.file_bytes(*file) as usize;
+                self.change(*file, Change::Length(length))?;
+            }
+            Step::Write(file, offset, bytes) => self.change(*file, Change::Write(*offset, bytes.clone()))?,
+            Step::Punch(file, range) => self.change(*file, Change::Punch(range.clone()))?,
+            Step::Sync(file) => self.data[file.at()].iter_mut().for_each(Data::settle),
+            Step::SyncAll => self.data.iter_mut().flatten().for_each(Data::settle),
+            Step::Create(name, bytes) => {
+                self.inodes.push(Inode { bytes: bytes.clone(), durable: 0 });
+                self.link(name, Some(self.inodes.len() - 1));
+            }
+            Step::Append(name, bytes) => {
+                let inode = self.inode(name)?;
+                self.inodes[inode].bytes.extend_from_slice(bytes);
+            }
+            Step::SyncSmall(name) => {
+                let inode = self.inode(name)?;
+                self.inodes[inode].durable = self.inodes[inode].bytes.len();
+            }
+            Step::Rename(from, to) => {
+                let inode = self.inode(from)?;
+                // One step in reality: the order of these two keeps the file reachable.
+                self.link(to, Some(inode));
+                self.link(from, None);
+            }
+            Step::Remove(name) => self.link(name, None),
+            Step::SyncNames => {
+                self.durable_names = self.names.clone();
+                self.name_changes.clear();
+            }
+        }
+        self.record.push(step);
+        Ok(())
+    }
+
+    fn make(&mut self, file: FileIndex, ino: u64) {
+        let time = self.clock;
+        self.data[file.at()].get_or_insert_with(|| Data {
+            now: Content { ino, bytes: Vec::new(), stored: Vec::new(), time },
+            durable: None,
+            unsynced: Vec::new(),
+            broken: false,
+        });
+    }
+
     /// Counts an operation; how much of `length` units it is to do, and what it then says.
     fn operate(&mut self, length: usize) -> io::Result<(usize, io::Result<()>)> {
-        self.working()?;
+        let called = self.working();
+        let failed = called.is_err();
+        if !matches!(self.trouble, Trouble::Each { .. }) {
+            called?;
+        }
         let number = self.operations;
         self.operations += 1;
         self.clock += 1;
-        let (Trouble::Stop(at) | Trouble::Fail(at)) = self.trouble else { return Ok((length, Ok(()))) };
-        if number != at {
+        let fails = match self.trouble {
+            Trouble::Stop(at) | Trouble::Fail(at) => number == at,
+            Trouble::Each { .. } => failed,
+            Trouble::Unwritable(code) => return Err(io::Error::from_raw_os_error(code)),
+            Trouble::Never | Trouble::Dead(_) => false,
+        };
+        if !fails {
             return Ok((length, Ok(())));
         }
         let code = if self.rng.bool() { libc::ENOSPC } else { libc::EIO };
@@ -249,7 +387,7 @@ impl World {
 
 impl Backing for Disk {
     fn read_at(&self, file: FileIndex, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let world = self.world();
+        let mut world = self.world();
         world.working()?;
         let data = world.data[file.at()].as_ref().ok_or(io::ErrorKind::NotFound)?;
         let rest = data.now.bytes.get(offset as usize..).unwrap_or(&[]);
@@ -267,22 +405,18 @@ impl Backing for Disk {
         let mut world = self.world();
         let (count, result) = world.operate(bytes.len())?;
         bytes.truncate(count);
-        world.change(file, Change::Write(offset as usize, bytes)).and(result)
+        world.perform(Step::Write(file, offset as usize, bytes)).and(result)
     }
 
     fn prepare(&self, file: FileIndex) -> io::Result<()> {
         let mut world = self.world();
         let (count, result) = world.operate(1)?;
-        let length = world.layout.file_bytes(file) as usize;
-        let (clock, ino) = (world.clock, world.clock as u64);
-        world.data[file.at()].get_or_insert_with(|| Data {
-            now: Content { ino, bytes: Vec::new(), stored: Vec::new(), time: clock },
-            durable: None,
-            unsynced: Vec::new(),
-            broken: false,
-        });
+        let ino = world.clock as u64;
         if count == 1 {
-            world.change(file, Change::Length(length))?;
+            let ino = world.data[file.at()].as_ref().map_or(ino, |data| data.now.ino);
+            world.perform(Step::Prepare(file, ino))?;
+        } else {
+            world.make(file, ino);
         }
         result
     }
@@ -290,7 +424,7 @@ impl Backing for Disk {
     fn punch(&self, file: FileIndex, offset: u64, length: u64) -> io::Result<()> {
         let mut world = self.world();
         let (count, result) = world.operate(length as usize)?;
-        world.change(file, Change::Punch(offset as usize..offset as usize + count)).and(result)
+        world.perform(Step::Punch(file, offset as usize..offset as usize + count)).and(result)
     }
 
     fn sync(&self, file: FileIndex) -> io::Result<()> {
@@ -309,8 +443,8 @@ impl Backing for Disk {
             data.now = data.durable.clone().unwrap_or_else(|| data.now.empty());
             data.now.time = time;
         }
-        data.durable = Some(data.now.clone());
-        data.unsynced.clear();
+        data.settle();
+        world.record.push(Step::Sync(file));
         result
     }
 
@@ -322,15 +456,15 @@ impl Backing for Disk {
             if result.is_err() && !killed {
                 data.broken |= !data.unsynced.is_empty();
             } else if count == 1 {
-                data.durable = Some(data.now.clone());
-                data.unsynced.clear();
+                data.settle();
             }
         }
+        world.record.push(Step::SyncAll);
         result
     }
 
     fn seen(&self, file: FileIndex) -> io::Result<Option<Seen>> {
-        let world = self.world();
+        let mut world = self.world();
         world.working()?;
         Ok(world.data[file.at()].as_ref().map(|Data { now, .. }| Seen {
             identity: Identity { dev: 0, ino: now.ino, size: now.bytes.len() as u64, mtime: now.time, ctime: now.time },
@@ -339,7 +473,7 @@ impl Backing for Disk {
     }
 
     fn next_data(&self, file: FileIndex, offset: u64) -> io::Result<Option<Range<u64>>> {
-        let world = self.world();
+        let mut world = self.world();
         world.working()?;
         let Some(Data { now, .. }) = &world.data[file.at()] else { return Ok(None) };
         let offset = offset as usize;
@@ -366,13 +500,13 @@ impl Backing for Disk {
 
 impl StateFiles for Disk {
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let world = self.world();
+        let mut world = self.world();
         world.working()?;
         Ok(world.names.get(name).map(|&inode| world.inodes[inode].bytes.clone()))
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let world = self.world();
+        let mut world = self.world();
         world.working()?;
         Ok(world.names.keys().cloned().collect())
     }
@@ -380,26 +514,21 @@ impl StateFiles for Disk {
     fn create(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut world = self.world();
         let (count, result) = world.operate(bytes.len())?;
-        world.inodes.push(Inode { bytes: bytes[..count].to_vec(), durable: 0 });
-        let inode = world.inodes.len() - 1;
-        world.link(name, Some(inode));
-        result
+        world.perform(Step::Create(name.to_owned(), bytes[..count].to_vec())).and(result)
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut world = self.world();
         let (count, result) = world.operate(bytes.len())?;
-        let inode = world.inode(name)?;
-        world.inodes[inode].bytes.extend_from_slice(&bytes[..count]);
-        result
+        world.perform(Step::Append(name.to_owned(), bytes[..count].to_vec())).and(result)
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
         let mut world = self.world();
         let (count, result) = world.operate(1)?;
-        let inode = world.inode(name)?;
+        world.inode(name)?;
         if count == 1 {
-            world.inodes[inode].durable = world.inodes[inode].bytes.len();
+            world.perform(Step::SyncSmall(name.to_owned()))?;
         }
         result
     }
@@ -408,10 +537,7 @@ impl StateFiles for Disk {
         let mut world = self.world();
         let (count, result) = world.operate(1)?;
         if count == 1 {
-            let inode = world.inode(from)?;
-            // One step in reality: the order of these two keeps the file reachable.
-            world.link(to, Some(inode));
-            world.link(from, None);
+            world.perform(Step::Rename(from.to_owned(), to.to_owned()))?;
         }
         result
     }
@@ -420,7 +546,7 @@ impl StateFiles for Disk {
         let mut world = self.world();
         let (count, result) = world.operate(1)?;
         if count == 1 && world.names.contains_key(name) {
-            world.link(name, None);
+            world.perform(Step::Remove(name.to_owned()))?;
         }
         result
     }
@@ -429,8 +555,7 @@ impl StateFiles for Disk {
         let mut world = self.world();
         let (count, result) = world.operate(1)?;
         if count == 1 {
-            world.durable_names = world.names.clone();
-            world.name_changes.clear();
+            world.perform(Step::SyncNames)?;
         }
         result
     }
