@@ -450,7 +450,7 @@ mod tests {
         taken(&cache, Use::Cache).0.data_dir(&mut Vec::new()).unwrap();
         let (slot, warnings) = taken(&cache, Use::Adopted);
         assert!(slot.path.ends_with(format!("{HASH}.2")) && warnings.is_empty());
-        sys::open_at(&slot.dir().unwrap(), OsStr::new(ADOPTED), Open::Create).unwrap();
+        sys::open_at(slot.dir().unwrap(), OsStr::new(ADOPTED), Open::Create).unwrap();
         drop(slot);
         assert!(taken(&cache, Use::Cache).0.path.ends_with(HASH.to_string()));
         assert!(taken(&cache, Use::Adopted).0.path.ends_with(format!("{HASH}.2")));

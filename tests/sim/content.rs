@@ -1,6 +1,6 @@
 //! The torrent that everybody shares, and the virtual disk: bytes are checked for real, only small.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use btfs::base::{Bitfield, FileSpec, Layout, PieceIndex};
@@ -47,6 +47,12 @@ pub struct VirtualDisk {
     pub most_in_flight: u64,
     /// Jobs fail from now on.
     pub broken: bool,
+    /// It takes nothing from now on: so many pieces fit into memory.
+    pub memory: Option<usize>,
+    /// Those in memory, in the order in which they came.
+    held: VecDeque<PieceIndex>,
+    /// The most that there were.
+    pub most_held: usize,
 }
 
 #[derive(Default)]
@@ -60,7 +66,17 @@ struct OnDisk {
 
 impl VirtualDisk {
     pub fn new(content: Content, present: Bitfield) -> Self {
-        Self { content, pieces: BTreeMap::new(), present, in_flight: 0, most_in_flight: 0, broken: false }
+        Self {
+            content,
+            pieces: BTreeMap::new(),
+            present,
+            in_flight: 0,
+            most_in_flight: 0,
+            broken: false,
+            memory: None,
+            held: VecDeque::new(),
+            most_held: 0,
+        }
     }
 
     /// Puts bytes there that a check is to judge.
@@ -71,6 +87,31 @@ impl VirtualDisk {
 
     pub fn has(&self, piece: PieceIndex) -> bool {
         self.present.has(piece)
+    }
+
+    /// Whether a piece is there and on the disk, so that peers may hear of it.
+    pub fn keeps(&self, piece: PieceIndex) -> bool {
+        self.has(piece) && !self.held.contains(&piece)
+    }
+
+    /// Pushes out of memory what does not fit, but nothing of `waited`: those are gone then.
+    pub fn push_out(&mut self, waited: &BTreeSet<PieceIndex>) -> Vec<PieceIndex> {
+        let mut gone = Vec::new();
+        self.most_held = self.most_held.max(self.held.len());
+        while self.memory.is_some_and(|room| self.held.len() > room)
+            && let Some(at) = self.held.iter().position(|piece| !waited.contains(piece))
+            && let Some(piece) = self.held.remove(at)
+        {
+            self.present.clear(piece);
+            gone.push(piece);
+        }
+        gone
+    }
+
+    /// It takes everything again: what was in memory comes onto it.
+    pub fn mend(&mut self) -> Vec<PieceIndex> {
+        self.memory = None;
+        std::mem::take(&mut self.held).into()
     }
 
     pub fn present(&self) -> &Bitfield {
@@ -150,6 +191,10 @@ impl VirtualDisk {
         let whole = std::mem::take(&mut slot.written).into_values().collect::<Vec<_>>().concat();
         if whole == self.content.piece(piece) {
             self.present.set(piece);
+            if self.memory.is_some() {
+                self.held.push_back(piece);
+                return DiskDone::Held { piece, attempt, bytes };
+            }
             DiskDone::Verified { piece, attempt, bytes }
         } else {
             DiskDone::Corrupt { piece, attempt, bytes, block_digests: block_digests(&whole) }

@@ -258,8 +258,16 @@ fn perform(world: &mut World, node: usize, effect: Effect) {
             let delay = Duration::from_micros(world.rng.u64(100..5000));
             world.after(delay, move |world| {
                 let run = move |world: &mut World| {
-                    let done = world.engine_mut(node).disk.run(job);
-                    step(world, node, |torrent, now| torrent.handle_disk_done(now, done));
+                    let engine = world.engine_mut(node);
+                    let done = engine.disk.run(job);
+                    let waited = engine.tickets.values().flat_map(|(_, pieces)| pieces.iter()).collect();
+                    let gone = engine.disk.push_out(&waited);
+                    step(world, node, |torrent, now| {
+                        torrent.handle_disk_done(now, done);
+                        if !gone.is_empty() {
+                            torrent.handle_command(now, Command::Evicted(gone));
+                        }
+                    });
                 };
                 world.for_node(node, Box::new(run));
             });
@@ -364,11 +372,11 @@ fn judge(world: &mut World, node: usize, peer: PeerKey, message: &Message) {
         }
         Message::Have(piece) => {
             let piece = layout.piece(*piece).expect("have is in range");
-            assert!(engine.disk.has(piece), "I1: have of a piece that is not there");
+            assert!(engine.disk.keeps(piece), "I1: have of a piece that is not there, or not for long");
         }
         Message::Bitfield(bits) => {
             let bits = Bitfield::from_wire(bits, layout.piece_count()).expect("our bitfield is well formed");
-            assert!(bits.iter().all(|piece| engine.disk.has(piece)), "I1: a bitfield that claims too much");
+            assert!(bits.iter().all(|piece| engine.disk.keeps(piece)), "I1: a bitfield that claims too much");
         }
         Message::HaveAll => assert!(engine.disk.present().is_full(), "I1: have-all that claims too much"),
         Message::HaveNone | Message::KeepAlive | Message::Extended { .. } | Message::Reject(_) => {}

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::{BOUND, PIECE, forget_pages, one_file};
 use crate::harness::mount::{Mount, sum, torrents};
 use crate::harness::payload::{Torrent, assert_range, assert_same, compare};
-use crate::harness::{World, can_mount, run, texts};
+use crate::harness::{World, can_mount, run, texts, wait_until};
 
 /// A small file system of a test's own.
 struct Disk<'a>(&'a Path);
@@ -304,4 +305,67 @@ fn what_lies_in_a_slot_and_is_no_file_costs_a_fetch_and_never_a_start() {
             assert_eq!(std::fs::read(&outside).unwrap(), b"theirs", "{name} as {kind}");
         }
     }
+}
+
+#[test]
+fn every_seventh_call_of_the_disk_fails_and_every_read_is_right_or_an_error() {
+    if !can_mount() {
+        return;
+    }
+    let trial = Command::new("strace").args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=none", "true"]).status();
+    if !trial.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: strace cannot be used here");
+        return;
+    }
+    let world = World::new();
+    let torrent = one_file(&world, "file.bin", 4 << 20);
+    let seed = world.libtorrent_seed(&torrent).start();
+    let mount = world.mount(&torrent).peer(seed.addr).args(&["--read-timeout", "20s"]).start();
+    // Of each thread and each of these calls the seventh, the fourteenth and so on.
+    let reading = "pread64,preadv2,openat,newfstatat";
+    let writing = "pwritev,pwritev2,pwrite64,fsync,fdatasync,syncfs,ftruncate,fallocate,unlinkat,renameat,renameat2";
+    let injection = format!("inject={reading},{writing}:error=EIO:when=7+7");
+    let pid = mount.pid().to_string();
+    let traced = format!("trace={reading},{writing}");
+    let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", &traced, "-e", &injection, "-p", &pid];
+    let mut tracer = Command::new("strace").args(arguments).spawn().unwrap();
+    wait_until("strace traces all threads", BOUND, || {
+        assert!(tracer.try_wait().unwrap().is_none(), "strace goes on");
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        tasks.map(status).all(|status| !status.contains("TracerPid:\t0"))
+    });
+    let path = mount.path(&torrent.name);
+    let (got, wanted) = (File::open(&path).unwrap(), std::fs::read(&torrent.data).unwrap());
+    let (mut right, mut failed) = (0, 0);
+    for round in 0..4 {
+        forget_pages(&path);
+        let mut part = vec![0; 100_000];
+        for at in (round * 30_000..wanted.len() - part.len()).step_by(part.len()) {
+            match got.read_exact_at(&mut part, at as u64) {
+                Ok(()) => {
+                    assert!(part == wanted[at..at + part.len()], "round {round}: wrong bytes at {at}");
+                    right += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EIO), "round {round}: at {at}");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    eprintln!("{right} reads were right, {failed} failed");
+    assert!(right > 9 * failed, "reads go on: {right} were right, {failed} failed");
+    drop(got);
+    // SAFETY: the child is ours and not reaped yet.
+    assert_eq!(unsafe { libc::kill(tracer.id() as i32, libc::SIGTERM) }, 0);
+    tracer.wait().unwrap();
+    mount.umount();
+    let log = world.logs();
+    assert!(log.contains("Input/output error") && !log.contains("panic") && !log.contains("ERROR"), "{log}");
+    let mount = world.mount(&torrent).peer(seed.addr).start();
+    if let Err(difference) = compare(&mount.path(&torrent.name), &torrent.data) {
+        panic!("after the next start: {difference}\n{}", world.logs());
+    }
+    mount.umount();
 }

@@ -1,5 +1,7 @@
 //! Peers, links, disks and processes that fail.
 
+use btfs::engine::{Command, Room};
+
 use super::{KIB, MIB, millis, seconds, small, sweep};
 use crate::content::Content;
 use crate::node::mount_config;
@@ -227,6 +229,41 @@ fn a_broken_disk_fails_reads_and_a_mended_one_serves_again() {
         assert!(fetched < 8 * MIB, "{fetched} bytes fetched for a disk that takes none");
         world.engine_mut(mount).disk.broken = false;
         world.run_for(seconds(15));
+        let reader = cat(world, mount, 0);
+        assert!(world.run_until(seconds(60), |world| world.engine(mount).readers[reader].finished));
+        assert_eq!(world.engine(mount).readers[reader].bytes_read(), 3 * MIB);
+    });
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_read_past_through_a_little_memory() {
+    sweep(20, small(), |world| {
+        let mount = world.add_engine(mount_config(world));
+        let other = world.add_engine(mount_config(world));
+        world.add_script(Behaviour::default());
+        world.add_script(Behaviour { delay: millis(5), ..Behaviour::default() });
+        world.engine_mut(mount).disk.memory = Some(4);
+        world.command(mount, Command::Room(Room::Memory(3)));
+        // Two read all in a row, one hops about; somebody else fetches beside and hears nothing of what is in memory.
+        let hops = (0..24).map(|hop| {
+            let from = hop * 7 % 47 * 64 * KIB;
+            Step::Stream { from, to: from + 96 * KIB, bytes_per_second: None }
+        });
+        let readers = [cat(world, mount, 0), cat(world, mount, 1), open(world, mount, 0, hops)];
+        cat(world, other, 0);
+        let done = world.run_until(seconds(240), |world| {
+            readers.iter().all(|&reader| world.engine(mount).readers[reader].finished)
+        });
+        let engine = world.engine(mount);
+        let answers = |reader: usize| (engine.readers[reader].failed(), engine.readers[reader].bytes_read());
+        assert!(done, "{:?}", readers.map(answers));
+        assert_eq!(readers.map(answers), [(false, 3 * MIB), (false, MIB), (false, 24 * 96 * KIB)]);
+        let fetched = engine.blocks_received * 16 * KIB;
+        assert!(fetched < 16 * MIB, "{fetched} bytes fetched for 6 MiB that were read");
+        assert!(engine.disk.most_held <= 4 + readers.len() * 3, "{} pieces in memory", engine.disk.most_held);
+        let held = world.engine_mut(mount).disk.mend();
+        world.command(mount, Command::Kept(held));
+        world.command(mount, Command::Room(Room::Plenty));
         let reader = cat(world, mount, 0);
         assert!(world.run_until(seconds(60), |world| world.engine(mount).readers[reader].finished));
         assert_eq!(world.engine(mount).readers[reader].bytes_read(), 3 * MIB);

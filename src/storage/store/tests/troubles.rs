@@ -200,9 +200,12 @@ fn a_present_piece_that_the_disk_does_not_give_any_more_is_fetched_again() {
     assert_eq!(world.read(store, pieces[0]), Some(world.bytes_of(pieces[0])));
 }
 
+/// What is removed, and how; of the cache and its slot.
+type Way = (&'static str, fn(&Path, &Path));
+
 #[test]
 fn directories_that_somebody_has_removed_are_made_again() {
-    let ways: [(&str, fn(&Path, &Path)); 3] = [
+    let ways: [Way; 3] = [
         ("the cache", |cache, _| std::fs::remove_dir_all(cache).unwrap()),
         ("the slot", |_, slot| std::fs::remove_dir_all(slot).unwrap()),
         ("the data", |_, slot| std::fs::remove_dir_all(slot.join("data")).unwrap()),
