@@ -18,6 +18,7 @@ mod verify;
 pub use budget::{CacheLimits, MinFree, Room};
 pub use cache_dir::{CacheDir, Removed, SlotStatus};
 pub use pool::{DiskPool, Lane};
+pub use resume::{Claims, claims};
 pub use store::{Adopt, Destination, Guard, Loan, Moved, OpenedStore, Store, StoreStatus, TorrentFiles};
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};

@@ -6,6 +6,7 @@
 //! takes a claim back stands before the stamp that covers what made it wrong. Knows nothing of reading or hashing.
 
 mod checkpoint;
+mod claims;
 mod files;
 mod journal;
 mod recover;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::checkpoint::Checkpoint;
+pub use self::claims::{Claims, claims};
 pub(crate) use self::files::{Directory, StateFiles};
 pub(crate) use self::journal::{BootId, Record};
 use self::journal::{Header, encode_record};

@@ -9,6 +9,7 @@ pub mod mount;
 pub mod payload;
 pub mod peers;
 pub mod process;
+pub mod rqbit;
 pub mod trackers;
 pub mod web;
 

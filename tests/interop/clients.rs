@@ -13,7 +13,7 @@ const BOUND: Duration = Duration::from_secs(90);
 const PIECE: u64 = 64 << 10;
 
 /// A directory of files whose borders lie inside pieces, one of them empty, one of a single byte.
-fn several_files(world: &World) -> Torrent {
+pub fn several_files(world: &World) -> Torrent {
     let root = world.path("original/several files");
     for (seed, (name, length)) in
         [("a.bin", 3_000_001), ("b/c.bin", 70_000), ("b/empty", 0), ("b/one", 1), ("z.bin", 9_500_000)]
@@ -33,7 +33,7 @@ fn one_file(world: &World, name: &str, length: u64) -> Torrent {
 
 /// Compares everything below a directory with the torrent's content.
 #[track_caller]
-fn assert_whole(got: &Path, wanted: &Path) {
+pub fn assert_whole(got: &Path, wanted: &Path) {
     if !wanted.is_dir() {
         return assert_same(got, wanted);
     }
@@ -47,7 +47,7 @@ fn assert_whole(got: &Path, wanted: &Path) {
 
 /// As [`assert_whole`], of what a leecher wrote: Transmission makes empty files or not, as it comes.
 #[track_caller]
-fn assert_downloaded(got: &Path, wanted: &Path) {
+pub fn assert_downloaded(got: &Path, wanted: &Path) {
     if !wanted.is_dir() {
         if got.exists() || wanted.metadata().unwrap().len() > 0 {
             assert_same(got, wanted);
@@ -109,7 +109,7 @@ fn a_mount_reads_from_aria2() {
 }
 
 /// A mount whose cache is complete, listening where it says.
-fn complete_mount(
+pub fn complete_mount(
     world: &World,
     torrent: &Torrent,
     peers: &[std::net::SocketAddr],

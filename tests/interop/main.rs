@@ -7,6 +7,7 @@ mod harness;
 mod limits;
 mod others;
 mod players;
+mod rqbit;
 mod seeding;
 mod seeds;
 mod trackers;

@@ -3,6 +3,7 @@ mod cli;
 mod corpus;
 mod create;
 mod fs_model;
+mod fuzz;
 mod http_client;
 mod layering;
 mod scripts;

@@ -77,7 +77,10 @@ impl Checkpoint {
             stamps.insert(file, fields.identity().ok_or(Damage::Damaged)?);
         }
         let journal = dict.get("journal").and_then(bencode::Value::as_u64).ok_or(Damage::Damaged)?;
-        Ok(Self { journal, have: field("have")?, unchecked: field("unchecked")?, stamps })
+        let (mut have, unchecked) = (field("have")?, field("unchecked")?);
+        // One that is said to be both is to be checked.
+        unchecked.iter().for_each(|piece| _ = have.clear(piece));
+        Ok(Self { journal, have, unchecked, stamps })
     }
 }
 

@@ -1,0 +1,61 @@
+//! The seeds of the fuzz targets, and what fuzzing has found, replayed without a fuzzer (`scripts/fuzz` runs that).
+
+use std::path::{Path, PathBuf};
+
+#[path = "../fuzz/targets.rs"]
+mod targets;
+
+/// Runs a target over every file of a directory; a panic names the file.
+fn replay(target: fn(&[u8]), directory: &str, least: usize) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(directory);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= least, "{} has {} files", directory.display(), files.len());
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let outcome = std::panic::catch_unwind(|| target(&bytes));
+        assert!(outcome.is_ok(), "{} breaks its target", file.display());
+    }
+}
+
+#[test]
+fn bencode_seeds_are_survived() {
+    replay(targets::bencode, "fuzz/seeds/bencode", 10);
+    replay(targets::bencode, "corpus/torrents", 176);
+}
+
+#[test]
+fn metainfo_seeds_are_survived() {
+    replay(targets::metainfo, "fuzz/seeds/metainfo", 3);
+    replay(targets::metainfo, "corpus/torrents", 176);
+}
+
+#[test]
+fn wire_seeds_are_survived() {
+    replay(targets::wire, "fuzz/seeds/wire", 40);
+}
+
+#[test]
+fn tracker_seeds_are_survived() {
+    replay(targets::tracker_http, "fuzz/seeds/tracker_http", 20);
+    replay(targets::tracker_udp, "fuzz/seeds/tracker_udp", 5);
+}
+
+#[test]
+fn resume_seeds_are_survived() {
+    replay(targets::resume, "fuzz/seeds/resume", 5);
+}
+
+#[test]
+fn the_seeds_reach_what_they_are_for() {
+    let seed =
+        |name: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(name)).unwrap();
+    // Checksums, info-hash and layout are right: what stands behind them is reached.
+    let body = &seed("resume/checkpoint-alone")[4..];
+    let files = [("state".to_owned(), targets::sealed_state(body))].into();
+    let layout = targets::resume_layout();
+    let claims = btfs::storage::claims(&files, targets::RESUME_TORRENT, &layout, targets::RESUME_BOOT);
+    assert!(claims.have.is_full() && claims.damage.is_none(), "{claims:?}");
+    assert!(btfs::proto::metainfo::Metainfo::parse(&seed("metainfo/every-attribute")).is_ok());
+    assert!(btfs::proto::http_tracker::parse_announce(&seed("tracker_http/announce-with-all")).is_ok());
+}
