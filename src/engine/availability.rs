@@ -71,9 +71,13 @@ impl Availability {
     }
 
     /// Connected peers that have the piece.
-    #[cfg(test)]
     pub(crate) fn count(&self, piece: PieceIndex) -> u32 {
         self.seeds + self.counts[piece.at()]
+    }
+
+    /// Connected peers that have the piece and not everything.
+    pub(crate) fn leechers(&self, piece: PieceIndex) -> u32 {
+        self.counts[piece.at()]
     }
 
     /// Makes a piece one that may be picked.

@@ -51,6 +51,9 @@ struct Entry {
     /// It does not take messages behind a handshake.
     plain: bool,
     priority: u32,
+    /// Drawn by lot: while our own address is unknown all priorities are equal, and those who learn of a swarm at once
+    /// must not all dial the same few of it.
+    lot: u32,
     last_try: Option<Instant>,
     /// The regular time of the next try; in a hurry it may come earlier.
     ready_at: Instant,
@@ -117,6 +120,7 @@ impl Candidates {
                 ever_connected: false,
                 plain: false,
                 priority,
+                lot: self.rng.u32(..),
                 last_try: None,
                 ready_at: now,
                 queued_at: now,
@@ -136,7 +140,7 @@ impl Candidates {
         let best = ready.min_by_key(|addr| {
             let entry = &self.entries[addr];
             let rank = (entry.source != Source::User, entry.failures, !entry.ever_connected);
-            (rank, std::cmp::Reverse(entry.priority), *addr)
+            (rank, std::cmp::Reverse(entry.priority), entry.lot, *addr)
         })?;
         let entry = self.entries.get_mut(&best)?;
         entry.state = State::Dialling;

@@ -13,6 +13,8 @@ pub(crate) enum Class {
     Blocked,
     /// Somebody will want it next.
     Readahead,
+    /// Somebody will want it, but not for some seconds.
+    Later,
 }
 
 /// The pieces wanted in time, most urgent first. Pieces that we have are not in it.
@@ -26,6 +28,7 @@ pub(crate) struct Demand {
     /// Blocks of all of them that nobody was asked for.
     free_blocks: usize,
     blocked: usize,
+    later: bool,
 }
 
 /// A piece that is wanted.
@@ -48,6 +51,7 @@ impl Demand {
                 self.order.push(Wanted { free: 0, ..wanted });
                 self.set_free_of(rank, wanted.free);
                 self.blocked += usize::from(wanted.class == Class::Blocked);
+                self.later |= wanted.class == Class::Later;
             }
         }
     }
@@ -82,6 +86,11 @@ impl Demand {
         self.open.iter().map(|&rank| self.order[rank as usize])
     }
 
+    /// Whether a piece is wanted and has something to ask.
+    pub(crate) fn is_open(&self, piece: PieceIndex) -> bool {
+        self.rank(piece).is_some_and(|rank| self.open.contains(&rank))
+    }
+
     /// Blocks of all wanted pieces that nobody was asked for.
     pub(crate) fn free_blocks(&self) -> usize {
         self.free_blocks
@@ -109,6 +118,11 @@ impl Demand {
     /// Whether somebody waits.
     pub(crate) fn has_blocked(&self) -> bool {
         self.blocked > 0
+    }
+
+    /// Whether anything was wanted for later only, when the order was made.
+    pub(crate) fn has_later(&self) -> bool {
+        self.later
     }
 
     pub(crate) fn is_empty(&self) -> bool {

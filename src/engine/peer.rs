@@ -89,6 +89,8 @@ pub(crate) struct Peer {
     pub last_wanted: Option<Instant>,
     /// The state of background demand in which it had nothing to give.
     pub exhausted: u64,
+    /// It was told of pieces that it may have while we choke it.
+    pub fast_offered: bool,
     /// Pieces that it serves while it chokes us.
     pub allowed_fast: BTreeSet<PieceIndex>,
     pub pace: Pace,
@@ -138,6 +140,7 @@ impl Peer {
             unchoked_at: None,
             last_wanted: None,
             exhausted: 0,
+            fast_offered: false,
             allowed_fast: BTreeSet::new(),
             pace: Pace::new(),
             received: RateMeter::new(now),

@@ -17,6 +17,8 @@ pub(crate) struct Server {
     pub key: PeerKey,
     /// It has unchoked us, and sends.
     pub serves: bool,
+    /// It has every piece.
+    pub seed: bool,
     /// It serves, has every piece, and is left alone for none.
     pub sure: bool,
     /// How many more requests it takes for blocks that a reader waits for.
@@ -52,6 +54,7 @@ impl Server {
         Self {
             key: peer.key,
             serves,
+            seed: peer.is_seed(),
             sure: serves && peer.is_seed() && !peer.is_waiting(),
             room: if peer.would_answer() { peer.room(LONG_SLACK, EXTRA) } else { 0 },
             rests_until: peer.rests_until(),

@@ -80,8 +80,20 @@ impl Background {
 
     /// What to take next from a peer that `may_ask` knows.
     pub(crate) fn pick(&self, may_ask: impl Fn(PieceIndex) -> bool) -> Option<Choice> {
-        let partial = self.open.iter().copied().take(PARTIALS_LOOKED_AT).find(|&piece| may_ask(piece));
-        partial.map(Choice::Partial).or_else(|| self.availability.rarest(may_ask).map(Choice::Fresh))
+        let open = self.open.iter().copied().take(PARTIALS_LOOKED_AT).filter(|&piece| may_ask(piece));
+        let partial = open.min_by_key(|&piece| self.availability.count(piece));
+        let fresh = self.availability.rarest(&may_ask);
+        match (partial, fresh) {
+            // What many have can wait for one of them: whoever has what few have is asked for that.
+            (Some(partial), Some(fresh))
+                if self.open.len() < PARTIALS_MAX
+                    && self.availability.count(fresh) < self.availability.count(partial) =>
+            {
+                Some(Choice::Fresh(fresh))
+            }
+            (Some(partial), _) => Some(Choice::Partial(partial)),
+            (None, fresh) => fresh.map(Choice::Fresh),
+        }
     }
 
     /// Every wanted block is here or asked: only duplicates could be asked now.
@@ -112,6 +124,8 @@ impl Background {
 
 /// Few pieces are under way at a time; a bound for peers that have none of many.
 const PARTIALS_LOOKED_AT: usize = 64;
+/// Pieces begun and left for rarer ones, at most: what is not whole can be given to nobody.
+const PARTIALS_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -81,6 +81,8 @@ pub struct Habit {
 struct Pace {
     bytes: f64,
     seconds: f64,
+    /// It has made a pause: what it took before that filled its own buffer, which says nothing about its pace.
+    paused: bool,
     idle_since: Option<Instant>,
 }
 
@@ -305,7 +307,11 @@ impl Pace {
     fn asked(&mut self, now: Instant, bytes: u64) {
         if let Some(since) = self.idle_since.take() {
             // Only the time in which nothing of ours was awaited is the reader's own; a pause is no pace.
-            self.seconds += now.saturating_duration_since(since).min(MAX_THOUGHT).as_secs_f64();
+            let thought = now.saturating_duration_since(since).min(MAX_THOUGHT);
+            if !self.paused && thought >= FIRST_PAUSE {
+                (self.paused, self.bytes, self.seconds) = (true, 0.0, 0.0);
+            }
+            self.seconds += thought.as_secs_f64();
         }
         self.bytes += bytes as f64;
         if self.seconds > PACE_MEMORY_SECONDS {
@@ -337,6 +343,7 @@ const NEAR_PIECE_END: u64 = 256 * 1024;
 const MAX_CURSORS: usize = 3;
 /// The window of another place that a hopping reader has returned to before stays this long.
 const HOP_MEMORY: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_THOUGHT: Duration = Duration::from_secs(2);
 const PACE_MEMORY_SECONDS: f64 = 10.0;
 const PACE_MIN_SECONDS: f64 = 0.5;

@@ -6,6 +6,7 @@
 mod blocks;
 mod clock;
 mod connections;
+mod crowd;
 mod demand;
 mod disk;
 mod fill;
@@ -66,6 +67,10 @@ pub struct Torrent {
     reads: Reads,
     demand: Demand,
     wanted: Wanted,
+    /// Drawn once: in which order pieces come that are equally rare.
+    lot: u64,
+    /// Others fetch what somebody here reads.
+    in_company: bool,
     background: Background,
     handles: BTreeMap<HandleId, Handle>,
     /// When the first plan of a handle is believed.
@@ -150,6 +155,8 @@ impl Torrent {
             reads: Reads::new(config.read_timeout),
             demand: Demand::default(),
             wanted: Wanted::new(pieces),
+            lot: fastrand::Rng::with_seed(seed ^ 5).u64(..),
+            in_company: false,
             background: Background::new(pieces, seed ^ 1),
             handles: BTreeMap::new(),
             next_plan: None,

@@ -4,7 +4,10 @@
 //! invariants I1, I5, I6 and I8, and `check_invariants` runs after every step.
 
 mod content;
+mod drawing;
 mod node;
+mod partition;
+mod player;
 mod reader;
 mod scenarios;
 mod script;

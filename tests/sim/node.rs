@@ -19,6 +19,8 @@ use crate::world::{Kind, World};
 
 pub struct EngineNode {
     pub torrent: Torrent,
+    /// It uploads.
+    pub gives: bool,
     pub disk: VirtualDisk,
     pub readers: Vec<Reader>,
     pub peers: BTreeMap<PeerKey, Line>,
@@ -28,6 +30,8 @@ pub struct EngineNode {
     armed: Option<Instant>,
     spins: u32,
     pub completed: bool,
+    /// Since the beginning of the run.
+    pub completed_after: Option<Duration>,
     pub requests_sent: u64,
     pub blocks_received: u64,
     pub control_sent: u64,
@@ -108,6 +112,7 @@ impl World {
         id[12..].copy_from_slice(&(index as u64).to_be_bytes());
         config.peer_id = btfs::base::PeerId(id);
         let engine = EngineNode {
+            gives: config.upload,
             torrent: Torrent::new(config, self.now, seed),
             disk,
             readers: Vec::new(),
@@ -117,6 +122,7 @@ impl World {
             armed: None,
             spins: 0,
             completed: false,
+            completed_after: None,
             requests_sent: 0,
             blocks_received: 0,
             control_sent: 0,
@@ -286,7 +292,7 @@ fn perform(world: &mut World, node: usize, effect: Effect) {
         Effect::Announce(announcement) => {
             world.announces.push((world.now, node, announcement.event));
             world.after(Duration::from_millis(150), move |world| {
-                let outcome = tracker_says(world, announcement.event);
+                let outcome = tracker_says(world, announcement.event, announcement.numwant as usize);
                 let tracker = announcement.tracker;
                 let told = move |world: &mut World| {
                     step(world, node, |torrent, now| torrent.handle_announced(now, tracker, outcome));
@@ -303,20 +309,31 @@ fn perform(world: &mut World, node: usize, effect: Effect) {
                 world.for_node(node, Box::new(told));
             });
         }
-        Effect::Completed => world.engine_mut(node).completed = true,
+        Effect::Completed => {
+            let elapsed = world.elapsed();
+            let engine = world.engine_mut(node);
+            engine.completed = true;
+            engine.completed_after = Some(elapsed);
+        }
     }
 }
 
-fn tracker_says(world: &World, event: AnnounceEvent) -> AnnounceOutcome {
+fn tracker_says(world: &mut World, event: AnnounceEvent, numwant: usize) -> AnnounceOutcome {
     if world.tracker_down {
         return AnnounceOutcome::Failed { reason: "connection refused".into(), retry: None };
     }
     let listed = world.nodes.iter().filter(|node| node.listed && event != AnnounceEvent::Stopped);
+    let mut peers: Vec<SocketAddr> = listed.map(|node| node.addr).collect();
+    if peers.len() > numwant {
+        // As trackers do: some, drawn anew for each.
+        world.rng.shuffle(&mut peers);
+        peers.truncate(numwant);
+    }
     AnnounceOutcome::Answered {
         interval: Some(Duration::from_secs(1800)),
         min_interval: None,
         // Ourselves included: the engine has to notice.
-        peers: listed.map(|node| node.addr).collect(),
+        peers,
         complete: Some(1),
         incomplete: Some(1),
         downloaded: None,

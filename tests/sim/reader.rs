@@ -7,6 +7,7 @@ use btfs::base::FileIndex;
 use btfs::engine::prefetch::{FileGeometry, Habit, PrefetchConfig, Prefetcher, WindowPlan};
 use btfs::engine::{Command, HandleId, ReadError, Ticket};
 
+use crate::player::{Next, Player};
 use crate::world::World;
 
 /// What the program does next.
@@ -14,6 +15,8 @@ use crate::world::World;
 pub enum Step {
     /// Reads a range in order, 128 KiB at a time, thinking long enough to take this many bytes a second.
     Stream { from: u64, to: u64, bytes_per_second: Option<u64> },
+    /// Plays it.
+    Play(Player),
     /// Does nothing for a while.
     Pause(Duration),
     /// Closes the file.
@@ -45,6 +48,8 @@ pub struct Reader {
     waiting: Option<(Ticket, u64, u64, Instant)>,
     pub answers: Vec<Answer>,
     pub finished: bool,
+    /// What it played last.
+    pub played: Option<Player>,
     /// Goes on after an error instead of giving up.
     pub stubborn: bool,
 }
@@ -83,6 +88,7 @@ pub fn open(world: &mut World, node: usize, file: u32, steps: impl IntoIterator<
         waiting: None,
         answers: Vec::new(),
         finished: false,
+        played: None,
         stubborn: false,
     });
     world.command(node, Command::Opened { handle, file });
@@ -137,6 +143,15 @@ fn go_on(world: &mut World, node: usize, reader: usize) {
             let handle = this.handle;
             world.command(node, Command::Released(handle));
         }
+        Some(Step::Play(player)) => match player.next(now) {
+            Next::Read { offset, length } => read(world, node, reader, offset, length),
+            Next::Wait(time) => soon(world, node, reader, time),
+            Next::Close => {
+                this.played = Some(player.clone());
+                this.steps.pop_front();
+                go_on(world, node, reader);
+            }
+        },
         Some(Step::Stream { from, to, .. }) => {
             let (offset, length) = (*from, (*to - *from).min(128 * 1024));
             if length == 0 {
@@ -144,24 +159,31 @@ fn go_on(world: &mut World, node: usize, reader: usize) {
                 return go_on(world, node, reader);
             }
             *from += length;
-            let (file, plan) = (this.file, this.prefetcher.on_read(now, offset, length));
-            let pieces = world.content.layout.pieces_of(file, offset, length);
-            let engine = world.engine_mut(node);
-            if pieces.iter().all(|piece| engine.disk.has(piece)) {
-                engine.readers[reader].waiting = Some((Ticket(0), offset, length, now));
-                tell(world, node, reader, plan);
-                done(world, node, reader, Ok(()), false);
-            } else {
-                // The ticket's number is known before the answer can come.
-                engine.readers[reader].waiting = Some((Ticket(u64::MAX), offset, length, now));
-                let ticket = world.ask(node, reader, pieces);
-                if let Some(waiting) = &mut world.engine_mut(node).readers[reader].waiting {
-                    waiting.0 = ticket;
-                }
-                // After the read: what is waited for goes first.
-                tell(world, node, reader, plan);
-            }
+            read(world, node, reader, offset, length);
         }
+    }
+}
+
+/// One read, as the file system takes it.
+fn read(world: &mut World, node: usize, reader: usize, offset: u64, length: u64) {
+    let now = world.now;
+    let this = &mut world.engine_mut(node).readers[reader];
+    let (file, plan) = (this.file, this.prefetcher.on_read(now, offset, length));
+    let pieces = world.content.layout.pieces_of(file, offset, length);
+    let engine = world.engine_mut(node);
+    if pieces.iter().all(|piece| engine.disk.has(piece)) {
+        engine.readers[reader].waiting = Some((Ticket(0), offset, length, now));
+        tell(world, node, reader, plan);
+        done(world, node, reader, Ok(()), false);
+    } else {
+        // The ticket's number is known before the answer can come.
+        engine.readers[reader].waiting = Some((Ticket(u64::MAX), offset, length, now));
+        let ticket = world.ask(node, reader, pieces);
+        if let Some(waiting) = &mut world.engine_mut(node).readers[reader].waiting {
+            waiting.0 = ticket;
+        }
+        // After the read: what is waited for goes first.
+        tell(world, node, reader, plan);
     }
 }
 
@@ -182,6 +204,9 @@ fn done(world: &mut World, node: usize, reader: usize, result: Result<(), ReadEr
         this.steps.clear();
     }
     let plan = this.prefetcher.on_read_done(now, offset, length, stalled);
+    if let Some(Step::Play(player)) = this.steps.front_mut().filter(|_| result.is_ok()) {
+        player.got(now, length);
+    }
     let pace = match this.steps.front() {
         Some(Step::Stream { bytes_per_second: Some(pace), .. }) => *pace,
         _ => 2 << 30,

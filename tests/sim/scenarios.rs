@@ -1,9 +1,12 @@
 //! What must hold, by name.
 
 mod chaos;
+mod crowds;
 mod distance;
+mod fairness;
 mod faults;
 mod liars;
+mod parts;
 mod patience;
 mod swarms;
 
@@ -35,6 +38,11 @@ pub fn sweep(seeds: u64, content: Content, scenario: impl Fn(&mut World)) {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// Whether this is the long run (`scripts/full`).
+pub fn is_long() -> bool {
+    std::env::var("BTFS_LONG").ok().and_then(|text| text.parse().ok()).unwrap_or(1) > 1
 }
 
 pub const KIB: u64 = 1024;

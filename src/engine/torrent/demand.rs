@@ -136,7 +136,8 @@ impl Torrent {
     pub(super) fn rebuild_demand(&mut self, now: Instant) {
         let old = std::mem::take(&mut self.demand);
         if !self.config.read_only {
-            let (mut blocked, mut ahead) = (self.reads.pieces().collect::<Vec<_>>(), self.readahead());
+            let mut ahead = self.readahead(now);
+            let mut blocked: Vec<_> = self.reads.pieces().collect();
             if let Room::Memory(pieces) = self.room {
                 // In the order of their readers: each gets his in turn.
                 let mut taken = BTreeSet::new();
@@ -144,7 +145,6 @@ impl Torrent {
                 ahead.clear();
             }
             let blocked = blocked.into_iter().map(|piece| (piece, Class::Blocked));
-            let ahead = ahead.into_iter().map(|piece| (piece, Class::Readahead));
             let mut demand = Demand::default();
             let absent = blocked.chain(ahead).filter(|&(piece, _)| self.is_absent(piece));
             demand.rebuild(absent.map(|(piece, class)| Wanted { piece, class, free: self.free_blocks(piece) }));
@@ -165,6 +165,7 @@ impl Torrent {
             self.forsaken.entry(piece).and_modify(|old| *old = at.min(*old)).or_insert(at);
         }
         self.drop_forsaken(now);
+        self.in_company = self.is_in_company();
         self.dirty.everybody = true;
         self.dirty.interest = true;
     }
@@ -183,22 +184,33 @@ impl Torrent {
         }
     }
 
-    /// The windows' pieces, soonest needed first.
-    fn readahead(&self) -> Vec<PieceIndex> {
+    /// The windows' pieces, soonest needed first. Where others are still fetching the same, what is needed later comes in
+    /// the order of its rarity, ties as each torrent has drawn them: those who read the same film at once would else all ask
+    /// the one source for the same piece, and have nothing for each other.
+    fn readahead(&mut self, now: Instant) -> Vec<(PieceIndex, Class)> {
+        let shared = self.has_company();
+        // Nobody gets further than what is fetched, whatever his pace.
+        let fetched = self.totals.received.bytes_per_second(now).max(1) as f64;
+        let piece_seconds = f64::from(self.layout.piece_length()) / fetched;
         let mut pieces = Vec::new();
         for (nth, handle) in self.handles.values().enumerate() {
             let horizon = handle.horizon.unwrap_or(UNKNOWN_HORIZON).as_secs_f64();
             let all: usize = handle.window.iter().map(|range| range.len()).sum();
             let window = handle.window.iter().flat_map(|range| range.iter()).take(WINDOW_PIECES);
             pieces.extend(window.enumerate().map(|(at, piece)| {
-                let micros = horizon * 1e6 * at as f64 / all as f64;
-                (micros as u64, nth, at, piece)
+                let seconds = horizon * at as f64 / all as f64;
+                let later = shared && seconds.max(at as f64 * piece_seconds) >= SOON && at >= SOON_PIECES;
+                let (order, class) = match later {
+                    false => ((seconds * 1e6) as u64, Class::Readahead),
+                    true => (u64::from(self.background.availability.count(piece)), Class::Later),
+                };
+                (class, order, if later { self.lot_of(piece) } else { nth as u64 }, at, piece)
             }));
         }
-        if self.handles.len() > 1 {
+        if self.handles.len() > 1 || shared {
             pieces.sort_unstable();
         }
-        pieces.into_iter().map(|(.., piece)| piece).collect()
+        pieces.into_iter().map(|(class, .., piece)| (piece, class)).collect()
     }
 }
 
@@ -206,6 +218,9 @@ impl Torrent {
 const WARM_AFTER_CLOSE: Duration = Duration::from_secs(600);
 /// How far ahead a window reaches when its reader's pace is unknown.
 const UNKNOWN_HORIZON: Duration = Duration::from_secs(10);
+/// What is needed within so many seconds, and so many pieces in any case, is fetched in order.
+const SOON: f64 = 4.0;
+const SOON_PIECES: usize = 4;
 /// I7: pieces of one window.
 const WINDOW_PIECES: usize = 8192;
 const FORSAKEN_GRACE: Duration = Duration::from_millis(2);

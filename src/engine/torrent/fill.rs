@@ -40,6 +40,8 @@ pub(super) struct Turn {
     proven: bool,
     /// Requests to somebody who has not.
     trial_depth: usize,
+    /// What is wanted later is left to those who have a part, where one of them has it: seeds have better to do.
+    spares_seeds: bool,
 }
 
 impl Turn {
@@ -123,6 +125,7 @@ impl Torrent {
             left_to_others: Cell::new(false),
             hopeless_from: Cell::new(f64::INFINITY),
             proven,
+            spares_seeds: self.demand.has_later() && self.leechers_suffice(mean),
             trial_depth: if proven { TRIAL_DEPTH } else { self.first_share() },
         }
     }
@@ -154,6 +157,7 @@ impl Torrent {
     /// is wanted is wanted in time.
     fn takes_nothing(&self, turn: &Turn, server: &Server, eta: f64) -> bool {
         turn.everybody
+            && !turn.spares_seeds
             && self.late.is_empty()
             && self.background.wanted().count() == 0
             && others(turn, server).head_start(eta) > 0.0
@@ -220,7 +224,7 @@ impl Torrent {
         let lead = others(turn, server).head_start(eta);
         let takes = |piece| peer.may_ask(turn.now, piece) && self.may_take(piece, key);
         let mut left = false;
-        let plain = lead > 0.0 && self.leaves_all(turn, server, eta);
+        let plain = lead > 0.0 && !turn.spares_seeds && self.leaves_all(turn, server, eta);
         if plain {
             let mut blocked = self.demand.open().take(OPEN_LOOKED_AT).take_while(|open| open.class == Class::Blocked);
             left = blocked.any(|open| takes(open.piece));
@@ -231,14 +235,29 @@ impl Torrent {
         }
         let mut sooner = None;
         let mut ahead = 0.0;
-        let mut found = None;
+        // In company a seed is asked for what nobody else has.
+        let shared = server.seed && !plain && self.shares_seeds(turn.now);
+        let drawn = if shared { self.drawn_piece().filter(|&piece| takes(piece)) } else { None };
+        let mut found = drawn.map(|piece| (piece, false));
         for Wanted { piece, class, free } in self.demand.open().take(OPEN_LOOKED_AT) {
             let blocked = class == Class::Blocked;
+            if drawn.is_some() {
+                break;
+            }
             if room(peer, class) == 0 || (!blocked && turn.memory >= Memory::BlockedOnly) {
                 break; // What follows is less urgent still.
             }
             if !takes(piece) {
                 continue;
+            }
+            let later = turn.spares_seeds && class == Class::Later;
+            if server.seed && (later || shared) && self.is_served_by_leecher(turn.now, piece) {
+                continue;
+            }
+            if later {
+                // There is time: whoever has it may bring it.
+                found = Some((piece, false));
+                break;
             }
             let sole = self.assembly.get(piece).is_some_and(|partial| partial.sole().is_some());
             if sole || (lead == 0.0 && !peer.snubbed) {
@@ -484,7 +503,7 @@ fn others(turn: &Turn, server: &Server) -> Crew {
 fn room(peer: &Peer, class: Class) -> usize {
     match class {
         Class::Blocked => peer.room(LONG_SLACK, EXTRA),
-        Class::Readahead => peer.room(SHORT_SLACK, 0),
+        Class::Readahead | Class::Later => peer.room(SHORT_SLACK, 0),
     }
 }
 

@@ -39,10 +39,15 @@ impl Torrent {
         self.send(key, if choke { Message::Choke } else { Message::Unchoke });
     }
 
-    /// A newcomer with next to nothing gets a few pieces without waiting for a slot (BEP 6).
+    /// A newcomer with next to nothing gets a few pieces without waiting for a slot (BEP 6). A few newcomers at a time:
+    /// else a crowd of them would take everything, and those with slots would get nothing for them.
     pub(super) fn offer_allowed_fast(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get(&key).filter(|peer| peer.fast && peer.pieces.count() < ALLOWED) else { return };
+        let Some(peer) = self.peers.get(&key).filter(|peer| peer.fast && is_newcomer(peer)) else { return };
         if !self.config.upload || peer.upload_only {
+            return;
+        }
+        let served = self.peers.values().filter(|peer| peer.am_choking && peer.fast_offered && is_newcomer(peer));
+        if served.count() >= NEWCOMERS {
             return;
         }
         let set = allowed_fast_set(&self.layout, &self.config.info_hash, peer.addr);
@@ -51,7 +56,14 @@ impl Torrent {
                 self.send(key, Message::AllowedFast(piece.raw()));
             }
         }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.fast_offered = true;
+        }
     }
+}
+
+fn is_newcomer(peer: &Peer) -> bool {
+    peer.pieces.count() < ALLOWED
 }
 
 fn seen_by_choker(now: Instant, peer: &mut Peer) -> ChokePeer {
@@ -96,6 +108,8 @@ fn allowed_fast_set(layout: &Layout, info_hash: &InfoHash, addr: SocketAddr) -> 
 /// Size of the set, and how many pieces a peer has that needs none.
 const ALLOWED: usize = 10;
 const ROUNDS: usize = 64;
+/// Peers that take such pieces without a slot, at a time.
+const NEWCOMERS: usize = 4;
 
 #[cfg(test)]
 mod tests {
