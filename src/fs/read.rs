@@ -167,8 +167,8 @@ enum Attempt {
 /// A present piece could not be read: somebody has cut or replaced the file. Its pieces are to be checked again, and
 /// fetched again if need be.
 fn report(handle: &Handle, error: &StorageError) {
-    if handle.torrent.store().memory_alone().is_some() {
-        // The store has said so.
+    if matches!(error, StorageError::Absent(_)) || handle.torrent.store().memory_alone().is_some() {
+        // The store has said why.
         tracing::debug!(%error, file = %handle.file, "a cached piece could not be read");
     } else {
         tracing::warn!(%error, file = %handle.file, "a cached piece could not be read");
