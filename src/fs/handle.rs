@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use super::view::Attr;
 use crate::base::{FileIndex, PieceRange};
 use crate::engine::HandleId;
 use crate::engine::prefetch::{FileGeometry, Habit, PrefetchConfig, Prefetcher, WindowPlan};
@@ -20,8 +21,8 @@ pub(crate) struct Handle {
     pub(crate) torrent: TorrentHandle,
     /// The file.
     pub(crate) file: FileIndex,
-    /// Its length in bytes.
-    pub(crate) bytes: u64,
+    /// As it was when it was opened, so that it can be looked at when it is shown no more.
+    pub(crate) attr: Attr,
     /// What is ahead of the reader is not evicted.
     guard: Guard,
     ahead: Mutex<Ahead>,
@@ -37,13 +38,20 @@ struct Ahead {
 }
 
 impl Handle {
-    fn new(id: HandleId, torrent: TorrentHandle, file: FileIndex, config: PrefetchConfig, habit: Habit) -> Self {
+    fn new(
+        id: HandleId,
+        torrent: TorrentHandle,
+        file: FileIndex,
+        attr: Attr,
+        config: PrefetchConfig,
+        habit: Habit,
+    ) -> Self {
         let layout = torrent.store().layout();
-        let bytes = layout.file_bytes(file);
-        let geometry = FileGeometry { bytes, start: layout.file_start(file), piece_length: layout.piece_length() };
+        let geometry =
+            FileGeometry { bytes: attr.bytes, start: layout.file_start(file), piece_length: layout.piece_length() };
         let ahead = Ahead { prefetcher: Prefetcher::new(config, geometry, habit), untold: None, told: false };
         let guard = torrent.store().guard(Some(file), Vec::new());
-        Self { id, torrent, file, bytes, guard, ahead: Mutex::new(ahead) }
+        Self { id, torrent, file, attr, guard, ahead: Mutex::new(ahead) }
     }
 
     /// The pieces behind a range of the file.
@@ -115,10 +123,16 @@ pub(crate) struct Handles {
 
 impl Handles {
     /// Enters a file that is being opened.
-    pub(crate) fn open(&self, torrent: &TorrentHandle, file: FileIndex, config: PrefetchConfig) -> Arc<Handle> {
+    pub(crate) fn open(
+        &self,
+        torrent: &TorrentHandle,
+        file: FileIndex,
+        attr: Attr,
+        config: PrefetchConfig,
+    ) -> Arc<Handle> {
         let number = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
         let habit = *self.habit();
-        let handle = Arc::new(Handle::new(HandleId(number), torrent.clone(), file, config, habit));
+        let handle = Arc::new(Handle::new(HandleId(number), torrent.clone(), file, attr, config, habit));
         self.open.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&handle));
         handle
     }
@@ -126,6 +140,12 @@ impl Handles {
     /// The open file of this number.
     pub(crate) fn find(&self, number: u64) -> Option<Arc<Handle>> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
+    /// What an open file was when it was opened, by its inode number.
+    pub(crate) fn attr_of(&self, inode: u64) -> Option<Attr> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.values().find(|handle| handle.attr.inode == inode).map(|handle| handle.attr)
     }
 
     /// Takes a file out that was closed.

@@ -26,7 +26,7 @@ impl View {
         reply: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
     ) {
         let Some(handle) = self.handles.find(handle) else { return reply(Err(Errno::EBADF)) };
-        let length = u64::from(size).min(handle.bytes.saturating_sub(offset)) as usize;
+        let length = u64::from(size).min(handle.attr.bytes.saturating_sub(offset)) as usize;
         if length == 0 {
             return reply(Ok(&[]));
         }

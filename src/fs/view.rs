@@ -217,7 +217,8 @@ impl View {
     /// # Errors
     /// `ENOENT` for an unknown inode.
     pub fn attr(&self, inode: u64) -> Result<Attr, Errno> {
-        self.attr_in(&self.forest(), inode)
+        // A file of a torrent that was removed stays what it was for those who have it open.
+        self.attr_in(&self.forest(), inode).or_else(|gone| self.handles.attr_of(inode).ok_or(gone))
     }
 
     /// Names of a directory from `offset` on (0, or a `next_offset`), `.` and `..` included, until `visit` returns
@@ -331,7 +332,7 @@ impl View {
             let ours = all / (self.handles.len() as u64 + 1);
             prefetch.max_window_bytes = prefetch.max_window_bytes.min(ours);
         }
-        let handle = self.handles.open(torrent, file, prefetch);
+        let handle = self.handles.open(torrent, file, self.node_attr(branch, node), prefetch);
         torrent.opened(handle.id, file);
         Ok(handle.id.0)
     }

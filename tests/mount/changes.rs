@@ -180,6 +180,9 @@ fn what_is_dropped_into_a_watched_directory_appears_and_goes_with_its_file() {
     fs::rename(&path, watched.join("more/deep/b.torrent")).unwrap();
     wait_until("it moves with its file", BOUND, || mount.path("more/deep/b.bin").exists());
     assert!(!mount.path("series/b.bin").exists());
+    // Longer than what the kernel was told of it holds.
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(open.metadata().unwrap().len(), fs::metadata(&b.data).unwrap().len());
     let mut moved = Vec::new();
     open.read_to_end(&mut moved).unwrap();
     assert!(moved == fs::read(&b.data).unwrap(), "an open file is no matter");
