@@ -195,3 +195,14 @@ fn walk(path: &Path, parts: &mut Vec<String>, out: &mut Vec<(PathBuf, Vec<String
         parts.pop();
     }
 }
+
+/// `target`, given from the torrent's root, as seen from the directory of `link`.
+pub fn link_text(link: &[u8], target: &[u8]) -> Vec<u8> {
+    let mut from: Vec<&[u8]> = link.split(|&byte| byte == b'/').collect();
+    from.pop();
+    let to: Vec<&[u8]> = target.split(|&byte| byte == b'/').collect();
+    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    let mut parts: Vec<&[u8]> = vec![b".."; from.len() - common];
+    parts.extend(&to[common..]);
+    if parts.is_empty() { b".".to_vec() } else { parts.join(&b'/') }
+}

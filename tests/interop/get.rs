@@ -1,9 +1,9 @@
 //! Plain downloads from other people's seeds into a directory, resumed, chosen, shared, and interrupted.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -11,24 +11,12 @@ use btfs::proto::metainfo::{EntryKind, Metainfo};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::harness::payload::{Torrent, assert_same, torrent, write_file};
+use crate::clients::several_files;
+use crate::harness::payload::{Torrent, assert_same, link_text};
 use crate::harness::process::{Process, send_signal};
 use crate::harness::{World, own_addr, run, run_any, texts, wait_until};
 
 const BOUND: Duration = Duration::from_secs(90);
-
-/// A directory of files whose borders lie inside pieces, one of them empty, one of a single byte, one to be executed.
-fn several_files(world: &World) -> Torrent {
-    let root = world.path("original/several files");
-    for (seed, (name, length)) in
-        [("a.bin", 3_000_001), ("b/c.bin", 70_000), ("b/empty", 0), ("b/one", 1), ("z.bin", 9_500_000)]
-            .iter()
-            .enumerate()
-    {
-        write_file(&root.join(name), 40 + seed as u64, *length);
-    }
-    torrent(&root, 64 << 10, &[])
-}
 
 /// `btfs get` of a torrent into `got`, without trackers.
 fn get(world: &World, torrent: &Path, arguments: &[&str]) -> Command {
@@ -343,7 +331,7 @@ fn hostile_names_end_where_the_mount_shows_them() {
                 let path = decode(path);
                 let what = match kind {
                     "file" => format!("file {mode} {sha256}"),
-                    _ => format!("link {}", path_of_link(&path, &decode(target)).display()),
+                    _ => format!("link {}", String::from_utf8_lossy(&link_text(&path, &decode(target)))),
                 };
                 demanded.insert(path, what);
             }
@@ -368,16 +356,4 @@ fn what(path: &Path) -> String {
     let digest = Sha256::digest(std::fs::read(path).unwrap());
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("file {:o} {hex}", meta.permissions().mode() & 0o777)
-}
-
-/// `target`, given from the torrent's root, as seen from the directory of `link`.
-fn path_of_link(link: &[u8], target: &[u8]) -> PathBuf {
-    let mut from: Vec<&[u8]> = link.split(|&byte| byte == b'/').collect();
-    from.pop();
-    let to: Vec<&[u8]> = target.split(|&byte| byte == b'/').collect();
-    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let mut parts: Vec<&[u8]> = vec![b".."; from.len() - common];
-    parts.extend(&to[common..]);
-    let joined = if parts.is_empty() { b".".to_vec() } else { parts.join(&b'/') };
-    PathBuf::from(std::ffi::OsString::from_vec(joined))
 }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::harness::payload::link_text;
 use crate::harness::{World, can_mount};
 
 /// An entry of a tree: path below the torrent's root, then what it is.
@@ -30,17 +31,6 @@ fn decode(text: &str) -> Vec<u8> {
     out
 }
 
-/// `target`, given from the torrent's root, as seen from the directory of `link`.
-fn relative(link: &[u8], target: &[u8]) -> Vec<u8> {
-    let mut from: Vec<&[u8]> = link.split(|&byte| byte == b'/').collect();
-    from.pop();
-    let to: Vec<&[u8]> = target.split(|&byte| byte == b'/').collect();
-    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let mut parts: Vec<&[u8]> = vec![b".."; from.len() - common];
-    parts.extend(&to[common..]);
-    if parts.is_empty() { b".".to_vec() } else { parts.join(&b'/') }
-}
-
 /// What `layout.tsv` demands, by torrent.
 fn demanded() -> BTreeMap<String, Tree> {
     let text = std::fs::read_to_string(corpus().join("layout.tsv")).unwrap();
@@ -51,7 +41,7 @@ fn demanded() -> BTreeMap<String, Tree> {
         let path = decode(path);
         let entry = match kind {
             "file" => format!("file {length} {mode}"),
-            "symlink" => format!("symlink {}", relative(&path, &decode(target)).escape_ascii()),
+            "symlink" => format!("symlink {}", link_text(&path, &decode(target)).escape_ascii()),
             _ => continue, // padding is not shown
         };
         trees.entry(torrent.to_owned()).or_default().insert(path, entry);
