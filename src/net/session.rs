@@ -156,7 +156,7 @@ struct Shared {
 struct State {
     /// Opened when the session starts, or with the first torrent, whose slot remembers the port.
     port: Option<u16>,
-    listeners: Vec<AbortHandle>,
+    listeners: Vec<Listener>,
     torrents: Vec<Running>,
     /// As they are now, for torrents that are yet to come.
     bounds: Bounds,
@@ -177,6 +177,14 @@ struct Running {
     limits: TorrentLimits,
     /// Nothing is ever sent: it is closed when the task has ended.
     ended: Receiver<()>,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+struct Listener {
+    task: AbortHandle,
+    /// Nothing is ever sent: it is closed when the socket is.
+    closed: Receiver<()>,
 }
 
 impl Session {
@@ -321,8 +329,13 @@ impl Session {
             let mut state = self.state();
             (std::mem::take(&mut state.listeners), std::mem::take(&mut state.torrents))
         };
-        listeners.iter().for_each(AbortHandle::abort);
+        listeners.iter().for_each(|listener| listener.task.abort());
         self.end(torrents);
+        // Whoever waits for our end may want our port.
+        let deadline = Instant::now() + CLOSING_PATIENCE;
+        for listener in &listeners {
+            let _ = listener.closed.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
     }
 
     fn end(&self, torrents: Vec<Running>) {
@@ -445,8 +458,13 @@ impl Session {
         for socket in sockets {
             let addr = socket.local_addr().map_err(|error| listening((SocketAddr::from(([0; 4], port)), error)))?;
             let listener = TcpListener::from_std(socket).map_err(|error| listening((addr, error)))?;
-            let task = self.shared.runtime.spawn(listen::accept(listener, self.shared.registry.clone()));
-            state.listeners.push(task.abort_handle());
+            let (open, closed) = channel();
+            let accepting = listen::accept(listener, self.shared.registry.clone());
+            let task = self.shared.runtime.spawn(async move {
+                let _open = open;
+                accepting.await;
+            });
+            state.listeners.push(Listener { task: task.abort_handle(), closed });
         }
         debug!(port, "listening");
         state.port = Some(port);
@@ -463,7 +481,7 @@ impl Drop for Shared {
     /// A session that is dropped without [`Session::shutdown`] stops listening; its torrents end with their handles.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.listeners.iter().for_each(AbortHandle::abort);
+        state.listeners.iter().for_each(|listener| listener.task.abort());
     }
 }
 
@@ -499,6 +517,8 @@ const INCOMING_QUEUE: usize = 16;
 const ANNOUNCING: usize = 64;
 /// `stopped` takes 3 s at most; then the stores are closed.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
+/// A socket is closed when the runtime next looks at its task.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -120,6 +120,19 @@ fn an_asked_port_that_is_taken_is_an_error() {
 }
 
 #[test]
+fn a_port_is_free_as_soon_as_its_session_is_over() {
+    for _ in 0..50 {
+        let node = Node::start_with(|config| config.port = Some(0));
+        let port = node.session.port();
+        // The runtime has something to do, and is not there at once.
+        let busy: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+        node.session.shutdown();
+        std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        drop(busy);
+    }
+}
+
+#[test]
 fn peers_meet_through_a_tracker_and_say_goodbye() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let store = std::sync::Arc::new(btfs::tracker::Store::new(btfs::tracker::StoreConfig::default()));
