@@ -3,6 +3,7 @@
 //! A library for the demo and the tests so far: no UDP, no index, no list of allowed torrents.
 
 mod http;
+pub mod index;
 mod store;
 
 pub use http::serve;

@@ -5,6 +5,7 @@ mod create;
 mod fs_model;
 mod fuzz;
 mod http_client;
+mod index;
 mod layering;
 mod scripts;
 mod shell;

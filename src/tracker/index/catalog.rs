@@ -1,0 +1,142 @@
+//! What the index has, in memory: enough to know what is listed, to filter, and to rank by health without the database.
+//!
+//! About 150 bytes a torrent.
+
+use std::collections::HashMap;
+use std::ops::Add;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::health::Health;
+use crate::base::{InfoHash, InfoHashV2};
+use crate::tracker::store::Store;
+
+/// One torrent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) id: i64,
+    pub(super) hashes: Hashes,
+    pub(super) size_bytes: u64,
+    /// Seconds since 1970.
+    pub(super) added: i64,
+}
+
+/// The info-hashes of a torrent, one at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hashes {
+    /// Of a v1 or hybrid torrent.
+    pub v1: Option<InfoHash>,
+    /// Of a v2 or hybrid torrent.
+    pub v2: Option<InfoHashV2>,
+}
+
+/// Everything that is listed, in the order in which it came.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    /// Ascending ids.
+    torrents: Vec<Listed>,
+    /// By all hashes that peers announce: of v2 torrents the first 20 bytes (BEP 52).
+    by_hash: HashMap<InfoHash, i64>,
+    pulse: Pulse,
+}
+
+/// Seeds and leechers of everything, as they were a moment ago.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Pulse {
+    taken: Option<Instant>,
+    health: Arc<HashMap<i64, Health>>,
+}
+
+impl Hashes {
+    /// The hashes under which peers announce the torrent.
+    pub fn announced(&self) -> impl Iterator<Item = InfoHash> {
+        let short = self.v2.and_then(|hash| InfoHash::from_slice(&hash.0[..20]));
+        self.v1.into_iter().chain(short)
+    }
+
+    /// Both swarms of the torrent together, as the tracker knows them.
+    pub fn health(&self, store: &Store) -> Health {
+        self.announced().map(|hash| Health::of(store, &hash)).fold(Health::default(), Health::add)
+    }
+}
+
+impl std::fmt::Display for Hashes {
+    /// The one that names the torrent in URLs: that of v1, where it has one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.v1, self.v2) {
+            (Some(hash), _) => hash.fmt(f),
+            (None, Some(hash)) => hash.fmt(f),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl Catalog {
+    pub(super) fn add(&mut self, torrent: Listed) {
+        for hash in torrent.hashes.announced() {
+            self.by_hash.insert(hash, torrent.id);
+        }
+        match self.position(torrent.id) {
+            Ok(at) => self.torrents[at] = torrent,
+            Err(at) => self.torrents.insert(at, torrent),
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: i64) {
+        if let Ok(at) = self.position(id) {
+            let torrent = self.torrents.remove(at);
+            for hash in torrent.hashes.announced() {
+                self.by_hash.remove(&hash);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: i64) -> Option<&Listed> {
+        self.position(id).ok().map(|at| &self.torrents[at])
+    }
+
+    pub(super) fn id_of(&self, hash: &InfoHash) -> Option<i64> {
+        self.by_hash.get(hash).copied()
+    }
+
+    /// Ascending ids: the oldest first.
+    pub(super) fn all(&self) -> &[Listed] {
+        &self.torrents
+    }
+
+    /// Seeds and leechers of all torrents that have any, no older than [`PULSE`]: asking the store for each of 100,000
+    /// torrents at each search would take longer than the search.
+    pub(super) fn pulse(&self) -> Option<Pulse> {
+        self.pulse.taken.is_some_and(|taken| taken.elapsed() < PULSE).then(|| self.pulse.clone())
+    }
+
+    /// Asks the store for all; give it back by [`set_pulse`](Self::set_pulse).
+    pub(super) fn measure(&self, store: &Store) -> Pulse {
+        let beat = |torrent: &Listed| {
+            let health = torrent.hashes.health(store);
+            (health != Health::default()).then_some((torrent.id, health))
+        };
+        Pulse { taken: Some(Instant::now()), health: Arc::new(self.torrents.iter().filter_map(beat).collect()) }
+    }
+
+    pub(super) fn set_pulse(&mut self, pulse: Pulse) {
+        self.pulse = pulse;
+    }
+
+    fn position(&self, id: i64) -> Result<usize, usize> {
+        self.torrents.binary_search_by_key(&id, |torrent| torrent.id)
+    }
+}
+
+impl Pulse {
+    pub(super) fn of(&self, id: i64) -> Health {
+        self.health.get(&id).copied().unwrap_or_default()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, Health)> {
+        self.health.iter().map(|(&id, &health)| (id, health))
+    }
+}
+
+/// How old the figures may be by which searches rank and filter; what a page shows is asked anew.
+const PULSE: Duration = Duration::from_secs(5);

@@ -1,0 +1,250 @@
+//! Searching: words to torrents, filtered, ranked, a page at a time.
+//!
+//! The database says what fits and, of at most [`RANKED`] torrents, how well (BM25: a word in a title counts ten times one
+//! in a path). Words that fit more say little about which is meant: then it counts whether they are in the title. To
+//! either the health of the swarm is added, and what is equal is ordered by age, the newest first.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::catalog::{Hashes, Listed, Pulse};
+use super::health::Health;
+use super::torrents::hashes;
+use super::words::{expression, in_titles};
+use super::{Index, IndexError, unix, unsigned};
+use crate::tracker::store::Store;
+
+/// Torrents on one page.
+pub const PER_PAGE: usize = 30;
+
+/// A longer query is none.
+pub const MAX_QUERY_CHARS: usize = 256;
+
+/// What somebody looks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Words that must all occur; nothing: everything.
+    pub text: String,
+    /// Bytes of content at least.
+    pub min_bytes: Option<u64>,
+    /// Bytes of content at most.
+    pub max_bytes: Option<u64>,
+    /// Added no longer ago than this.
+    pub max_age: Option<Duration>,
+    /// Seeds at least.
+    pub min_seeds: usize,
+    /// The order.
+    pub sort: Sort,
+    /// From 0.
+    pub page: usize,
+}
+
+/// Orders of results. Each begins with the most of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// What fits best and is healthy; without words the newest.
+    #[default]
+    Best,
+    /// By seeds, then leechers.
+    Seeds,
+    /// The newest first.
+    Newest,
+    /// The largest first.
+    Largest,
+    /// The smallest first.
+    Smallest,
+}
+
+/// One page of results.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// All that fits, on all pages.
+    pub total: usize,
+    /// Those of this page.
+    pub hits: Vec<Hit>,
+}
+
+/// A torrent in a list.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// Its names.
+    pub hashes: Hashes,
+    /// Its name, not safe for anything as it is.
+    pub title: String,
+    /// Bytes of all its files.
+    pub size_bytes: u64,
+    /// Files and symlinks.
+    pub file_count: u64,
+    /// BEP 27.
+    pub private: bool,
+    /// Seconds since 1970.
+    pub added: i64,
+    /// Its swarm, now.
+    pub health: Health,
+}
+
+impl Index {
+    /// Searches. `store` has the swarms.
+    ///
+    /// # Errors
+    /// [`IndexError::TooLong`] after two seconds, else the database's trouble. No query is wrong.
+    pub fn search(&self, query: &Query, store: &Store, now: SystemTime) -> Result<Found, IndexError> {
+        let pulse = self.pulse(store);
+        self.read(|connection| {
+            let mut fitting = match query.text.trim() {
+                "" => Fitting::Everything,
+                text => match expression(text) {
+                    Some(expression) => fitting(connection, &expression)?,
+                    None => Fitting::Some(Vec::new()),
+                },
+            };
+            let candidates = self.filtered(&mut fitting, query, &pulse, now);
+            let order = ranked(candidates, query, &pulse);
+            let total = order.len();
+            let mut hits = Vec::with_capacity(PER_PAGE);
+            for id in order.into_iter().skip(query.page.saturating_mul(PER_PAGE)).take(PER_PAGE) {
+                hits.extend(hit(connection, id, store)?);
+            }
+            Ok(Found { total, hits })
+        })
+    }
+
+    /// Seeds, leechers and completed downloads of everything that is listed, together; at most some seconds old.
+    pub fn summary(&self, store: &Store) -> Health {
+        self.pulse(store).iter().fold(Health::default(), |sum, (_, health)| sum + health)
+    }
+
+    pub(super) fn pulse(&self, store: &Store) -> Pulse {
+        self.catalog(|catalog| catalog.pulse()).unwrap_or_else(|| {
+            let pulse = self.catalog(|catalog| catalog.measure(store));
+            self.change_catalog(|catalog| catalog.set_pulse(pulse.clone()));
+            pulse
+        })
+    }
+
+    fn filtered(&self, fitting: &mut Fitting, query: &Query, pulse: &Pulse, now: SystemTime) -> Vec<Candidate> {
+        let oldest = query.max_age.map_or(i64::MIN, |age| unix(now).saturating_sub(age.as_secs() as i64));
+        let wanted = |torrent: &Listed| {
+            torrent.added >= oldest
+                && query.min_bytes.is_none_or(|least| torrent.size_bytes >= least)
+                && query.max_bytes.is_none_or(|most| torrent.size_bytes <= most)
+                && (query.min_seeds == 0 || pulse.of(torrent.id).seeds >= query.min_seeds)
+        };
+        let candidate = |torrent: &Listed, relevance| Candidate {
+            id: torrent.id,
+            size_bytes: torrent.size_bytes,
+            added: torrent.added,
+            relevance,
+        };
+        self.catalog(|catalog| match fitting {
+            Fitting::Everything => {
+                catalog.all().iter().filter(|torrent| wanted(torrent)).map(|torrent| candidate(torrent, 0.0)).collect()
+            }
+            Fitting::Some(some) => some
+                .drain(..)
+                .filter_map(|(id, relevance)| Some((catalog.get(id)?, relevance)))
+                .filter(|(torrent, _)| wanted(torrent))
+                .map(|(torrent, relevance)| candidate(torrent, relevance))
+                .collect(),
+        })
+    }
+}
+
+/// What the words leave, with a relevance from 0 to 1.
+enum Fitting {
+    Everything,
+    Some(Vec<(i64, f64)>),
+}
+
+struct Candidate {
+    id: i64,
+    size_bytes: u64,
+    added: i64,
+    relevance: f64,
+}
+
+fn fitting(connection: &Connection, expression: &str) -> Result<Fitting, IndexError> {
+    // The columns: title, parts, paths, comment.
+    let sql = "SELECT rowid, bm25(texts, 10.0, 2.0, 1.0, 1.0) FROM texts WHERE texts MATCH ? LIMIT ?";
+    let limit = RANKED as i64 + 1;
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut found: Vec<(i64, f64)> =
+        statement.query_map((expression, limit), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    if found.len() <= RANKED {
+        // BM25 of SQLite is below zero, the best lowest.
+        let best = found.iter().fold(0.0, |best: f64, &(_, rank)| best.min(rank));
+        found.iter_mut().for_each(|(_, rank)| *rank = if best < 0.0 { *rank / best } else { 0.0 });
+        return Ok(Fitting::Some(found));
+    }
+    let titles = rows(connection, &in_titles(expression))?;
+    let mut titles = titles.into_iter().peekable();
+    let all = rows(connection, expression)?;
+    // Both ascend.
+    let relevance = |id: i64| {
+        while titles.next_if(|&title| title < id).is_some() {}
+        if titles.next_if_eq(&id).is_some() { 1.0 } else { 0.3 }
+    };
+    let mut relevance = relevance;
+    Ok(Fitting::Some(all.into_iter().map(|id| (id, relevance(id))).collect()))
+}
+
+fn rows(connection: &Connection, expression: &str) -> Result<Vec<i64>, IndexError> {
+    let mut statement = connection.prepare_cached("SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid")?;
+    Ok(statement.query_map([expression], |row| row.get(0))?.collect::<Result<_, _>>()?)
+}
+
+/// The ids of the candidates, the first the best.
+fn ranked(mut candidates: Vec<Candidate>, query: &Query, pulse: &Pulse) -> Vec<i64> {
+    let sort = match query.sort {
+        Sort::Best if query.text.trim().is_empty() => Sort::Newest,
+        sort => sort,
+    };
+    match sort {
+        Sort::Best => {
+            let scores: HashMap<i64, f64> = candidates
+                .iter()
+                .map(|candidate| (candidate.id, score(candidate.relevance, pulse.of(candidate.id))))
+                .collect();
+            candidates.sort_by(|a, b| scores[&b.id].total_cmp(&scores[&a.id]).then(b.id.cmp(&a.id)));
+        }
+        Sort::Seeds => candidates.sort_by_cached_key(|candidate| {
+            let health = pulse.of(candidate.id);
+            Reverse((health.seeds, health.leechers, candidate.id))
+        }),
+        Sort::Newest => candidates.sort_by_key(|candidate| Reverse((candidate.added, candidate.id))),
+        Sort::Largest => candidates.sort_by_key(|candidate| Reverse((candidate.size_bytes, candidate.id))),
+        Sort::Smallest => candidates.sort_by_key(|candidate| (candidate.size_bytes, Reverse(candidate.id))),
+    }
+    candidates.into_iter().map(|candidate| candidate.id).collect()
+}
+
+/// A thousand seeds weigh as much as the difference between a title and a path; the first seed weighs most.
+fn score(relevance: f64, health: Health) -> f64 {
+    let seeds = (1.0 + health.seeds as f64).log2().min(10.0) / 10.0;
+    let alive = if health.seeds > 0 { 0.15 } else { 0.0 };
+    relevance + 0.5 * seeds + alive
+}
+
+fn hit(connection: &Connection, id: i64, store: &Store) -> Result<Option<Hit>, IndexError> {
+    let sql = "SELECT hash_v1, hash_v2, title, size_bytes, file_count, private, added FROM torrents WHERE id = ?";
+    let found = connection.prepare_cached(sql)?.query_row([id], |row| {
+        let hashes = hashes(row, 0)?;
+        Ok(Hit {
+            hashes,
+            title: row.get(2)?,
+            size_bytes: unsigned(row.get(3)?),
+            file_count: unsigned(row.get(4)?),
+            private: row.get(5)?,
+            added: row.get(6)?,
+            health: hashes.health(store),
+        })
+    });
+    // Removed meanwhile, perhaps.
+    Ok(found.optional()?)
+}
+
+/// Relevance is computed for so many torrents at most; for 100,000 it would take a third of a second.
+const RANKED: usize = 1000;
