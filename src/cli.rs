@@ -13,6 +13,7 @@ mod demo;
 mod exit;
 mod get;
 mod helper;
+mod interrupt;
 mod limits;
 mod live;
 mod logging;
@@ -31,6 +32,7 @@ mod torrents;
 mod umount;
 mod verify;
 mod watching;
+mod whole;
 
 use clap::Parser;
 
@@ -57,7 +59,7 @@ pub fn main() -> i32 {
         Command::Status(args) => status::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::Show(args) => show::run(args).map(|()| exit::OK),
-        Command::Create(args) => create::run(args).map(|()| exit::OK),
+        Command::Create(args) => create::run(*args),
         Command::Cache(args) => cache::run(args).map(|()| exit::OK),
         Command::Get(args) => get::run(*args),
         Command::Seed(args) => seed::run(*args),

@@ -5,6 +5,7 @@
 pub mod announce;
 pub mod bencode;
 pub mod http_tracker;
+pub mod magnet;
 pub mod merkle;
 pub mod metainfo;
 pub mod path;

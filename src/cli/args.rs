@@ -46,7 +46,8 @@ pub enum Command {
     /// Show what is in a torrent file
     Show(show::Args),
     /// Make a torrent of a file or directory
-    Create(create::Args),
+    #[command(after_help = create::options::EXAMPLES, after_long_help = create::options::EXAMPLES)]
+    Create(Box<create::Args>),
     /// Show what the cache holds, remove some of it, keep some of it
     Cache(cache::Args),
     /// Download a torrent, or some of its files, into a directory

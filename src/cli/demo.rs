@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -198,7 +199,7 @@ fn make_torrent(room: &Path, data: &Path, url: &str) -> anyhow::Result<Arc<Metai
     let words: [OsString; 7] =
         ["btfs".into(), "create".into(), data.into(), "-o".into(), file.clone().into(), "-a".into(), url.into()];
     let Command::Create(args) = Cli::try_parse_from(words)?.command else { bail!("`create` means something else") };
-    create::make(args)?;
+    create::make(&args, &AtomicBool::new(false))?;
     torrents::parse("holiday.torrent", &fs::read(file)?)
 }
 

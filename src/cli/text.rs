@@ -44,6 +44,29 @@ pub(crate) fn safe_json(json: &str) -> String {
     out
 }
 
+/// The bytes as one word for a shell, safe for a terminal: plain where that is enough, else in quotes; what cannot be shown
+/// as an escape that bash, zsh and every shell of POSIX 2024 understands. Never taken for an option.
+pub(crate) fn shell_word(bytes: &[u8]) -> String {
+    let dash = if bytes.starts_with(b"-") { "./" } else { "" };
+    let text = std::str::from_utf8(bytes).ok().filter(|text| !text.chars().any(is_unsafe_on_a_terminal));
+    match text {
+        Some(text) if !text.is_empty() && text.chars().all(is_plain) => format!("{dash}{text}"),
+        Some(text) => format!("'{dash}{}'", text.replace('\'', r"'\''")),
+        None => {
+            let escape = |&byte: &u8| match byte {
+                b' '..=b'~' if byte != b'\'' && byte != b'\\' => char::from(byte).to_string(),
+                _ => format!("\\{byte:03o}"),
+            };
+            format!("$'{dash}{}'", bytes.iter().map(escape).collect::<String>())
+        }
+    }
+}
+
+/// Whether a shell takes a character for itself, wherever it stands in a word.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_./:@%+,=".contains(c)
+}
+
 /// Shortens in the middle to at most `width` characters: beginnings and ends tell most.
 pub(crate) fn shorten(text: &str, width: usize) -> String {
     let length = text.chars().count();
@@ -59,6 +82,25 @@ pub(crate) fn shorten(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_reads_words_as_they_were() {
+        for (word, quoted) in [
+            (&b"a-b_c./d:e@f%g+h,i=j"[..], "a-b_c./d:e@f%g+h,i=j"),
+            (b"", "''"),
+            (b"-rf", "./-rf"),
+            (b"- x", "'./- x'"),
+            (b"it's $HOME `x` \\", r"'it'\''s $HOME `x` \'"),
+            ("für".as_bytes(), "'für'"),
+            (b"a\n\x1b'\\\xff", r"$'a\012\033\047\134\377'"),
+        ] {
+            assert_eq!(shell_word(word), quoted);
+            let back = std::process::Command::new("bash").args(["-c", &format!("printf %s {quoted}")]).output();
+            if let Ok(back) = back {
+                assert_eq!(back.stdout.strip_prefix(b"./").unwrap_or(&back.stdout), word, "{quoted}");
+            }
+        }
+    }
 
     #[test]
     fn long_texts_lose_their_middle() {

@@ -8,14 +8,13 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{anyhow, bail};
 use clap::ValueHint;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::UsageError;
 use super::get::choice::shown;
 use super::text::{complain, safe, safe_json, say};
 use super::torrents::{self, Named};
-use super::{args, create, exit, paths};
+use super::{args, create, exit, interrupt, paths};
 use crate::base::size::Bytes;
 use crate::base::{FileIndex, PieceIndex};
 use crate::proto::metainfo::{EntryKind, Metainfo};
@@ -46,7 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
         Named::Parsed(metainfo) => metainfo,
         Named::Url(url) => return Err(UsageError(format!("{}: name a file, not a URL", safe(url))).into()),
     };
-    let stop = create::stop_on_signal()?;
+    let stop = interrupt::stop_on_signal(None)?;
     let outcome = match &args.data {
         Some(data) => verify_files(args, &metainfo, data, &stop),
         None => verify_cache(args, &metainfo, &stop),
@@ -66,7 +65,7 @@ fn verify_files(args: &Args, metainfo: &Metainfo, data: &PathBuf, stop: &AtomicB
     std::fs::metadata(data).map_err(|error| anyhow!("{}: {error}", safe(data.as_os_str().as_bytes())))?;
     let hashes = PieceHashes::V1(metainfo.piece_hashes.clone());
     let files = Adopt::find(metainfo, data);
-    let found = with_progress(metainfo.layout.total_bytes(), stop, |hashing| {
+    let found = create::with_bar(metainfo.layout.total_bytes(), stop, |hashing| {
         check_files(&metainfo.layout, &hashes, files, hashing)
     })?;
     let report = Report::of_files(metainfo, data.to_string_lossy().into_owned(), &found);
@@ -106,7 +105,7 @@ fn verify_cache(args: &Args, metainfo: &Metainfo, stop: &AtomicBool) -> anyhow::
         let (store, layout) = (opened.store, &metainfo.layout);
         let doubtful = store.doubt();
         let bytes = doubtful.iter().map(|piece| u64::from(layout.piece_bytes(piece))).sum();
-        let found = with_progress(bytes, stop, |hashing| {
+        let found = create::with_bar(bytes, stop, |hashing| {
             let quiet = Hashing { progress: &|_| {}, ..*hashing };
             each_piece(layout, &quiet, |piece, _| {
                 if opened.gone.has(piece) {
@@ -133,21 +132,6 @@ fn verify_cache(args: &Args, metainfo: &Metainfo, stop: &AtomicBool) -> anyhow::
         good &= report.good;
     }
     Ok(if good { exit::OK } else { exit::FAILED })
-}
-
-/// Calls `work` with as many threads as there are cores, and a bar on a terminal.
-fn with_progress<T>(
-    bytes: u64,
-    stop: &AtomicBool,
-    work: impl FnOnce(&Hashing<'_>) -> Result<T, ScanError>,
-) -> Result<T, ScanError> {
-    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-    bar.set_style(ProgressStyle::with_template(create::BAR).expect("the template is a constant"));
-    let progress = |bytes| bar.inc(bytes);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let found = work(&Hashing { threads, progress: &progress, stop });
-    bar.finish_and_clear();
-    found
 }
 
 /// What was found, as `--json` prints it; fields are only ever added.

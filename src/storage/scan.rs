@@ -1,21 +1,23 @@
 //! Content that lies on disk already, as the material of a torrent: what is there, what its pieces hash to, and whether that
 //! is what a torrent says.
 //!
-//! Walks without following links and without recursion; hashes on several threads, piece by piece. Writes nothing, and
-//! knows nothing of torrents' file format.
+//! Walks without recursion, and follows links only where it is told to; hashes on several threads, piece by piece. Writes
+//! nothing, and knows nothing of torrents' file format.
 
+mod ahead;
 mod check;
 mod hash;
 mod walk;
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use super::StorageError;
 
 pub use check::{Finding, Findings, check_files, each_piece};
 pub use hash::{Hashing, hash_pieces};
-pub use walk::walk;
+pub use walk::{Wanted, walk};
 
 /// A file or a directory tree, in the order of its names' bytes.
 #[derive(Debug)]
@@ -42,10 +44,8 @@ pub enum TreeEntryKind {
     File {
         /// Where it lies.
         location: PathBuf,
-        /// Bytes when it was looked at.
-        length: u64,
-        /// When it was last written to.
-        modified: Option<SystemTime>,
+        /// What it was when it was looked at.
+        stamp: Stamp,
         /// Its owner may execute it.
         executable: bool,
     },
@@ -56,11 +56,27 @@ pub enum TreeEntryKind {
     },
 }
 
+/// How long a file is, and when it was last written to: as long as that is the same, so is what is in it. (Not its inode:
+/// on some network file systems the same file has another one later.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Bytes.
+    pub length: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self { length: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
+    }
+}
+
 impl TreeEntry {
     /// Bytes of content: none for symlinks.
     pub fn length(&self) -> u64 {
         match self.kind {
-            TreeEntryKind::File { length, .. } => length,
+            TreeEntryKind::File { stamp, .. } => stamp.length,
             TreeEntryKind::Symlink { .. } => 0,
         }
     }
@@ -73,17 +89,33 @@ pub enum ScanError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// Neither file, directory nor symlink.
-    #[error("{}: neither a file, a directory nor a symlink; remove it or share its neighbours one by one", .0.display())]
+    #[error("{}: neither a file, a directory nor a symlink; leave it out with --exclude, or remove it", .0.display())]
     Special(PathBuf),
     /// A symlink that leaves the tree, or stands for the whole of it.
-    #[error("{}: the symlink leads out of what is shared; replace it by what it leads to, or remove it", .0.display())]
+    #[error(
+        "{}: the symlink leads out of what is shared; leave it out with --exclude, or take what it leads to with \
+         --follow-symlinks",
+        .0.display()
+    )]
     Outside(PathBuf),
+    /// A symlink that is to be followed leads to nothing.
+    #[error("{}: the symlink leads nowhere and cannot be followed; leave it out with --exclude, or remove it", .0.display())]
+    Dangling(PathBuf),
+    /// A symlink that is to be followed leads to a directory that holds it, or to itself.
+    #[error("{}: following the symlink leads back to itself; leave it out with --exclude", .0.display())]
+    Loop(PathBuf),
+    /// More entries than a torrent can list.
+    #[error("{}: more than {} files, directories and symlinks; share parts of it, or an archive", .0.display(), walk::MAX_ENTRIES)]
+    TooMany(PathBuf),
     /// Deeper than a torrent may be.
     #[error("{}: more than 100 directories deep", .0.display())]
     TooDeep(PathBuf),
     /// A file that was altered between the first look and the last.
     #[error("{}: changed while it was read; try again when nobody writes to it", .0.display())]
     Changed(PathBuf),
+    /// A file that is not there any more.
+    #[error("{}: vanished while it was read; try again when nobody moves or removes files there", .0.display())]
+    Vanished(PathBuf),
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -466,6 +466,19 @@ pub(crate) fn drop_cached(file: &File) {
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
+/// The most that Linux surely reads at once when it is told to read ahead: twice that is cut where a disk's own limits are
+/// low.
+pub(crate) const ADVICE_BYTES: u64 = 128 * 1024;
+
+/// Tells the kernel that these bytes are read soon: it begins to read them without being waited for. No more than
+/// [`ADVICE_BYTES`] at once. Best effort.
+pub(crate) fn advise_soon(file: &File, offset: u64, length: u64) {
+    if let (Ok(offset), Ok(length)) = (position(offset), position(length)) {
+        // SAFETY: takes numbers only.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, length, libc::POSIX_FADV_WILLNEED) };
+    }
+}
+
 /// The first run of stored bytes at or after `offset`, as start and end; `None` when only a hole is left.
 pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<(u64, u64)>> {
     let seek = |from: u64, whence| {

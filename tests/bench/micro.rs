@@ -3,6 +3,7 @@
 //! They use what the library offers to everybody, without a socket or a mount. Whole transfers beside other programs are
 //! `scripts/bench`'s business.
 
+mod create;
 mod engine;
 mod reads;
 mod storage;
@@ -17,5 +18,6 @@ fn main() {
     engine::benches(&mut criterion);
     storage::benches(&mut criterion);
     reads::benches(&mut criterion);
+    create::benches(&mut criterion);
     criterion.final_summary();
 }

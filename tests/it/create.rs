@@ -1,5 +1,7 @@
 //! `btfs create` makes torrents that are right, the same each time, and wholly there or not at all.
 
+mod content;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -143,9 +145,14 @@ fn pieces_have_every_length_from_16_kib_to_64_mib() {
 }
 
 /// What libtorrent says is in a torrent; `None` where it is not installed.
-fn libtorrent_reads(torrent: &Path) -> Option<serde_json::Value> {
+pub fn libtorrent_reads(torrent: &Path) -> Option<serde_json::Value> {
+    libtorrent_says(LIBTORRENT, torrent)
+}
+
+/// What a script of libtorrent's prints, given a path.
+fn libtorrent_says(script: &str, path: &Path) -> Option<serde_json::Value> {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/venv/bin/python");
-    let output = match Command::new(python).args(["-c", LIBTORRENT]).arg(torrent).output() {
+    let output = match Command::new(python).args(["-c", script]).arg(path).output() {
         Ok(output) => output,
         Err(error) => {
             eprintln!("SKIPPED: libtorrent: {error}");
@@ -217,14 +224,7 @@ fn what_cannot_be_shared_is_one_line_and_leaves_nothing() {
 #[test]
 fn an_interrupt_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    // Hours of hashing, no space on disk.
-    fs::File::create(dir.path().join("large")).unwrap().set_len(1 << 40).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_btfs"))
-        .args(["create", "large"])
-        .current_dir(dir.path())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = hash_for_hours(dir.path());
     let catches_interrupts = || {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim().to_owned();
@@ -235,8 +235,37 @@ fn an_interrupt_leaves_nothing() {
     let ended = within_20_s(|| child.try_wait().unwrap().is_some());
     let _ = child.kill();
     assert!(ended);
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.code() == Some(130) && output.stderr.starts_with(b"btfs: interrupted\n"), "{output:?}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_file_that_is_cut_while_it_is_hashed_is_an_error_that_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = hash_for_hours(dir.path());
+    let descriptors = format!("/proc/{}/fd", child.id());
+    let is_open = || {
+        let open = fs::read_dir(&descriptors).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.ends_with("large"))
+    };
+    assert!(within_20_s(is_open), "it never came to hashing");
+    fs::OpenOptions::new().write(true).open(dir.path().join("large")).unwrap().set_len(1).unwrap();
+    let ended = within_20_s(|| child.try_wait().unwrap().is_some());
+    let _ = child.kill();
+    assert!(ended);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("large: changed while it was read"), "{said}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// A `btfs create` that is at it for hours; its content takes no space on disk.
+fn hash_for_hours(directory: &Path) -> std::process::Child {
+    fs::File::create(directory.join("large")).unwrap().set_len(1 << 40).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_btfs"));
+    command.args(["create", "large"]).current_dir(directory).stderr(std::process::Stdio::piped());
+    command.env_remove("SOURCE_DATE_EPOCH").spawn().unwrap()
 }
 
 /// Polls until it is so.
@@ -251,7 +280,7 @@ fn within_20_s(mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-fn make_tree(root: &Path) {
+pub fn make_tree(root: &Path) {
     let bytes = |length: u32| (0..length).map(|at| ((at * 7 + length) % 251) as u8).collect::<Vec<_>>();
     fs::create_dir_all(root.join("sub")).unwrap();
     for (name, length, mode) in
@@ -263,11 +292,11 @@ fn make_tree(root: &Path) {
     symlink("../a.bin", root.join("sub/link")).unwrap();
 }
 
-fn create(directory: &Path, args: &[&str]) -> Output {
+pub fn create(directory: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_btfs"));
     command.arg("create").args(args).current_dir(directory).env_remove("SOURCE_DATE_EPOCH").output().unwrap()
 }
 
-fn parse(path: &Path) -> Metainfo {
+pub fn parse(path: &Path) -> Metainfo {
     Metainfo::parse(&fs::read(path).unwrap()).unwrap()
 }

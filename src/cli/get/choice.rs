@@ -35,19 +35,25 @@ pub(crate) fn choose<'m>(metainfo: &'m Metainfo, words: &[String]) -> Result<Vec
     Ok(all.into_iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|((_, file, entry), _)| (file, entry)).collect())
 }
 
-/// Whether a word means an entry: a number, two with `-` between them, or a pattern of its path. A pattern without a slash
-/// is one of names; whatever means a directory means all in it.
+/// Whether a word means an entry: a number, two with `-` between them, or a pattern of its path.
 fn names(word: &str, number: usize, path: &[u8]) -> bool {
-    if let Some((first, last)) = range(word) {
-        return (first..=last).contains(&number);
+    match range(word) {
+        Some((first, last)) => (first..=last).contains(&number),
+        None => means(word, path),
     }
-    let (pattern, whole) = (word.trim_end_matches('/').as_bytes(), word.trim_end_matches('/').contains('/'));
-    let pattern = pattern.strip_prefix(b"./").unwrap_or(pattern);
+}
+
+/// Whether a pattern means a path, or a directory that it lies in. A pattern without a slash is one of names; one with a
+/// slash begins at the top, where `**/` stands for no directory, too.
+pub(crate) fn means(pattern: &str, path: &[u8]) -> bool {
+    let (pattern, whole) = (pattern.trim_end_matches('/').as_bytes(), pattern.trim_end_matches('/').contains('/'));
+    let pattern = pattern.strip_prefix(b"./").or(pattern.strip_prefix(b"/")).unwrap_or(pattern);
+    let anywhere = pattern.strip_prefix(b"**/");
     let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]);
     let mut start = 0;
     for end in ends {
         let part = if whole { &path[..end] } else { &path[start..end] };
-        if matches(pattern, part) {
+        if matches(pattern, part) || anywhere.is_some_and(|pattern| matches(pattern, part)) {
             return true;
         }
         start = end + 1;
@@ -179,6 +185,11 @@ mod tests {
             ("en/film.srt", 1, "subs/en/film.srt", false),
             ("**/film.srt", 1, "subs/en/film.srt", true),
             ("sub", 1, "subs/en/film.srt", false),
+            ("/subs", 1, "subs/en/film.srt", true),
+            ("/en", 1, "subs/en/film.srt", false),
+            ("**/subs/*", 1, "subs/en/film.srt", true),
+            ("**/subs/*", 1, "a/subs/en", true),
+            ("**/subs/*", 1, "a/xsubs/en", false),
         ] {
             assert_eq!(names(word, number, path.as_bytes()), expected, "{word} {number} {path}");
         }

@@ -1,6 +1,7 @@
 //! Putting a v1 torrent together from names, sizes and hashes: same input, same bytes.
 
 use super::{Metainfo, MetainfoError};
+use crate::base::{FileSpec, Layout, LayoutError};
 use crate::proto::bencode::{DictWriter, Writer};
 
 /// What a new torrent is to say.
@@ -22,6 +23,10 @@ pub struct NewTorrent {
     pub trackers: Vec<Vec<String>>,
     /// Web seeds (BEP 19).
     pub web_seeds: Vec<String>,
+    /// DHT nodes to start from (BEP 5): host and port.
+    pub nodes: Vec<(String, u16)>,
+    /// Padding (BEP 47) puts each file that has content on the border of a piece.
+    pub pad: bool,
     /// Free text.
     pub comment: Option<String>,
     /// The program's name.
@@ -33,7 +38,7 @@ pub struct NewTorrent {
 }
 
 /// One entry of a new torrent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewEntry {
     /// Components below the torrent's root.
     pub path: Vec<Vec<u8>>,
@@ -72,6 +77,16 @@ impl NewTorrent {
                 root.key("creation date").int(date);
             }
             root.key("info").dict(|info| self.write_info(info));
+            if !self.nodes.is_empty() {
+                root.key("nodes").list(|nodes| {
+                    for (host, port) in &self.nodes {
+                        nodes.list(|node| {
+                            node.bytes(host);
+                            node.int(*port);
+                        });
+                    }
+                });
+            }
             if !self.web_seeds.is_empty() {
                 root.key("url-list").list(|urls| self.web_seeds.iter().for_each(|url| urls.bytes(url)));
             }
@@ -87,7 +102,14 @@ impl NewTorrent {
             }
             info.key("length").int(self.entries.iter().map(|entry| entry.length).sum::<u64>());
         } else {
-            info.key("files").list(|files| self.entries.iter().for_each(|entry| files.dict(|file| entry.write(file))));
+            info.key("files").list(|files| {
+                for (entry, length) in self.files() {
+                    files.dict(|file| match entry {
+                        Some(entry) => entry.write(file),
+                        None => write_padding(file, length),
+                    });
+                }
+            });
         }
         info.key("name").bytes(&self.name);
         info.key("piece length").int(self.piece_length);
@@ -99,6 +121,38 @@ impl NewTorrent {
             info.key("source").bytes(source);
         }
     }
+
+    /// Where the bytes are to lie, padding included.
+    ///
+    /// # Errors
+    /// [`LayoutError`] when the numbers describe no torrent.
+    pub fn layout(&self) -> Result<Layout, LayoutError> {
+        let spec = |(entry, length): (Option<&NewEntry>, u64)| FileSpec { length, padding: entry.is_none() };
+        Layout::new(self.piece_length, &self.files().map(spec).collect::<Vec<_>>())
+    }
+
+    /// Entries, and `None` for padding, with their lengths.
+    fn files(&self) -> impl Iterator<Item = (Option<&NewEntry>, u64)> {
+        let piece_length = u64::from(self.piece_length.max(1));
+        let mut end = 0_u64;
+        self.entries.iter().flat_map(move |entry| {
+            // Only before what needs it: none stands at the end, nor beside files without content.
+            let border = if self.pad && entry.length > 0 { end.checked_next_multiple_of(piece_length) } else { None };
+            let gap = border.map_or(0, |border| border - end);
+            end = end.saturating_add(gap).saturating_add(entry.length);
+            [(None, gap), (Some(entry), entry.length)].into_iter().skip(usize::from(gap == 0))
+        })
+    }
+}
+
+/// Padding as others write it: its name is its length, in a directory that those who do not know it may remove.
+fn write_padding(file: &mut DictWriter, length: u64) {
+    file.key("attr").bytes("p");
+    file.key("length").int(length);
+    file.key("path").list(|path| {
+        path.bytes(".pad");
+        path.bytes(length.to_string());
+    });
 }
 
 impl NewEntry {
