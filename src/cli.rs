@@ -10,6 +10,7 @@ mod completions;
 pub mod create;
 mod daemon;
 mod demo;
+mod edit;
 mod exit;
 mod get;
 mod helper;
@@ -60,6 +61,7 @@ pub fn main() -> i32 {
         Command::Stop(args) => stop::run(&args),
         Command::Show(args) => show::run(args).map(|()| exit::OK),
         Command::Create(args) => create::run(*args),
+        Command::Edit(args) => edit::run(&args),
         Command::Cache(args) => cache::run(args).map(|()| exit::OK),
         Command::Get(args) => get::run(*args),
         Command::Seed(args) => seed::run(*args),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{add, cache, completions, create, get, limits, man, show, stop, verify};
+use super::{add, cache, completions, create, edit, get, limits, man, show, stop, verify};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -48,6 +48,9 @@ pub enum Command {
     /// Make a torrent of a file or directory
     #[command(after_help = create::options::EXAMPLES, after_long_help = create::options::EXAMPLES)]
     Create(Box<create::Args>),
+    /// Change trackers, web seeds, texts and dates of a torrent file; it stays the same torrent
+    #[command(after_help = edit::EXAMPLES, after_long_help = edit::EXAMPLES)]
+    Edit(Box<edit::Args>),
     /// Show what the cache holds, remove some of it, keep some of it
     Cache(cache::Args),
     /// Download a torrent, or some of its files, into a directory

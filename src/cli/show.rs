@@ -187,7 +187,7 @@ fn utf8(shown: &[u8]) -> &str {
 }
 
 /// Seconds since 1970 as a date and a time of day in UTC; far away from today just the seconds.
-fn date(seconds: i64) -> String {
+pub(crate) fn date(seconds: i64) -> String {
     if !(-FAR..=FAR).contains(&seconds) {
         return format!("{seconds} seconds after 1970-01-01");
     }

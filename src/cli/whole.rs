@@ -1,6 +1,6 @@
 //! Files that are there wholly or not at all.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -17,6 +17,8 @@ pub(crate) enum Existing {
     Keep,
     /// It goes.
     Replace,
+    /// It goes, and its successor gets these permissions.
+    Succeed(Permissions),
 }
 
 /// Writes a file under another name first, and waits until the disk has it.
@@ -24,8 +26,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8], existing: &Existing) -> anyhow::R
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = directory.join(format!(".btfs-{}.tmp", std::process::id()));
     note_unfinished(Some(&temporary));
-    let written = write_temporary(&temporary, bytes).and_then(|()| match existing {
-        Existing::Replace => fs::rename(&temporary, path),
+    let written = write_temporary(&temporary, bytes, existing).and_then(|()| match existing {
+        Existing::Replace | Existing::Succeed(_) => fs::rename(&temporary, path),
         // A link fails where a file has come into being meanwhile; a file system without links gets a rename.
         Existing::Keep => match fs::hard_link(&temporary, path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
@@ -40,8 +42,11 @@ pub(crate) fn write(path: &Path, bytes: &[u8], existing: &Existing) -> anyhow::R
     written.with_context(|| safe(path.as_os_str().as_bytes()))
 }
 
-fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_temporary(path: &Path, bytes: &[u8], existing: &Existing) -> io::Result<()> {
     let mut file = File::create_new(path)?;
     file.write_all(bytes)?;
+    if let Existing::Succeed(permissions) = existing {
+        file.set_permissions(permissions.clone())?;
+    }
     file.sync_all()
 }

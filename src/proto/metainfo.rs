@@ -4,6 +4,7 @@
 //! is taken with a warning follows rules that have numbers, `P1` to `P20`: `docs/beps.md` lists them, errors name them.
 
 mod create;
+mod edit;
 mod info;
 mod notes;
 mod outer;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use create::{NewEntry, NewTorrent, piece_length_for};
+pub use edit::{Beside, Change, EditError, Edited, edit};
 
 use super::bencode::{self, BencodeError, BencodeErrorKind};
 use crate::base::{InfoHash, InfoHashV2, Layout};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use btfs::base::{FileSpec, InfoHash, Layout};
 use btfs::proto::bencode::{self, Value, Writer};
-use btfs::proto::metainfo::{EntryKind, Metainfo};
+use btfs::proto::metainfo::{Change, EntryKind, Metainfo, edit};
 use btfs::proto::path::is_unsafe_on_a_terminal;
 use btfs::proto::wire::{Decoder, ExtensionHandshake, Handshake, Message, codec, extension, handshake};
 use btfs::proto::{http_tracker, udp_tracker};
@@ -82,6 +82,9 @@ pub fn metainfo(data: &[u8]) {
             let bare = Metainfo::from_info(metainfo.info.clone()).expect("the info dictionary alone is usable");
             assert_eq!((bare.info_hash, bare.info_hash_v2), (metainfo.info_hash, metainfo.info_hash_v2));
             assert_eq!((&bare.name, bare.layout), (&metainfo.name, metainfo.layout));
+            let changes = [Change::AddTier(vec!["udp://a.example:1".to_owned()]), Change::Comment(None)];
+            let edited = edit(data, &changes).expect("every torrent can be changed");
+            assert_eq!(edited.metainfo.info, metainfo.info, "beside its info dictionary");
         }
         Err(error) => assert_plain(&error.to_string()),
     }

@@ -1,6 +1,7 @@
 //! Real mounts against other people's programs: peers, trackers, and players reading from the mount.
 mod changes;
 mod clients;
+mod created;
 mod get;
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -198,6 +198,7 @@ fn every_command_has_a_help_that_fits_its_options() {
         "status",
         "show",
         "create",
+        "edit",
         "get",
         "seed",
         "verify",

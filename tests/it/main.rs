@@ -2,6 +2,7 @@
 mod cli;
 mod corpus;
 mod create;
+mod edit;
 mod fs_model;
 mod fuzz;
 mod http_client;

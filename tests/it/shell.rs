@@ -57,7 +57,8 @@ fn commands() -> Vec<(String, Vec<String>)> {
     let mut cli = Cli::command();
     cli.build();
     let options = |command: &clap::Command| {
-        command.get_arguments().filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect()
+        let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        shown.filter_map(|arg| arg.get_long()).map(|long| format!("--{long}")).collect()
     };
     let all = cli.get_subcommands().filter(|command| command.get_name() != "help");
     all.map(|command| (command.get_name().to_owned(), options(command))).collect()

@@ -1,4 +1,4 @@
-//! The options of `btfs create`, and how their values are read.
+//! The options of `btfs create`, and how their values are read: those of `btfs edit` are read alike.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -167,7 +167,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   btfs create image.iso -w https://mirror.example/image.iso --magnet --mount-line
   SOURCE_DATE_EPOCH=1700000000 btfs create build/          the same bytes on every machine
 
-It hashes on all cores; Ctrl-C ends it at once and leaves nothing.";
+It hashes on all cores; Ctrl-C ends it at once and leaves nothing. `btfs edit` changes trackers and
+texts later.";
 
 #[cfg(test)]
 mod tests {
