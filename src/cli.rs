@@ -30,6 +30,7 @@ mod status;
 mod stop;
 mod text;
 mod torrents;
+mod tracker;
 mod umount;
 mod verify;
 mod watching;
@@ -66,6 +67,7 @@ pub fn main() -> i32 {
         Command::Get(args) => get::run(*args),
         Command::Seed(args) => seed::run(*args),
         Command::Verify(args) => verify::run(&args),
+        Command::Tracker(args) => tracker::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -25,7 +25,7 @@ use crate::engine::Fill;
 use crate::fs::{Mount, MountConfig, detach};
 use crate::net::{AddTorrent, Session, SessionConfig, TorrentHandle};
 use crate::proto::metainfo::Metainfo;
-use crate::tracker::{self, Store, StoreConfig};
+use crate::tracker::{self, ServeConfig, Sockets, StoreConfig, Tracker};
 
 /// Runs it, within a minute.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
@@ -95,10 +95,11 @@ fn show(
     say("files", &format!("holiday: film.bin ({}), notes.txt, pictures/", Bytes(mib << 20)));
 
     let (stop, stopped) = watch::channel(false);
-    let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
-    let url = format!("http://{}/announce", listener.local_addr()?);
-    let swarms = Arc::new(Store::new(StoreConfig { seed: fastrand::u64(..), ..StoreConfig::default() }));
-    let tracker = runtime.spawn(tracker::serve(listener, swarms, stopped));
+    let sockets = Sockets::open(&[(Ipv4Addr::LOCALHOST, 0).into()], 1)?;
+    let url = format!("http://{}/announce", sockets.addrs()[0]);
+    let swarms = StoreConfig { seed: fastrand::u64(..), ..StoreConfig::default() };
+    let swarms = Arc::new(Tracker::new(swarms, beginning, sockets.udp_workers()));
+    let tracker = runtime.spawn(tracker::serve(sockets, swarms, ServeConfig::default(), stopped));
     say("tracker", &format!("{url}, in this process"));
 
     let metainfo = make_torrent(room, &original, &url)?;

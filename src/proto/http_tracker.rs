@@ -7,7 +7,8 @@ mod server;
 use std::net::SocketAddr;
 
 pub use server::{
-    MAX_NUMWANT, RequestError, ScrapedSwarm, parse_announce, parse_scrape, write_failure, write_reply, write_scrape,
+    DEFAULT_NUMWANT, MAX_NUMWANT, RequestError, ScrapedSwarm, parse_announce, parse_scrape, write_compact_reply,
+    write_failure, write_reply, write_scrape,
 };
 
 use super::announce::{AnnounceReply, AnnounceRequest, Retry, ScrapeReply};

@@ -1,6 +1,14 @@
-//! Announces and scrapes over UDP (BEP 15, IPv6 by its last section, BEP 41): datagrams of the peer's side.
+//! Announces and scrapes over UDP (BEP 15, IPv6 by its last section, BEP 41): datagrams of the peer's side and of the
+//! tracker's.
 //!
 //! What is asked when, and of whom an answer is taken, is decided elsewhere: here are single datagrams.
+
+mod server;
+
+pub use server::{
+    ANNOUNCED_HEAD_BYTES, MAX_SCRAPED, Question, QuestionBody, announced, parse_question, url_data, write_connected,
+    write_refused, write_scraped, write_scraped_swarm,
+};
 
 use super::announce::{AnnounceEvent, AnnounceReply, AnnounceRequest, ScrapeReply};
 use super::path::escape_short;
@@ -14,11 +22,11 @@ pub const MAX_REPLY_BYTES: usize = 8192;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A connection id.
-    Connect,
+    Connect = 0,
     /// Peers.
-    Announce,
+    Announce = 1,
     /// Figures.
-    Scrape,
+    Scrape = 2,
 }
 
 /// A datagram of a tracker, judged by its form alone.
@@ -140,13 +148,8 @@ pub fn parse_reply(datagram: &[u8], over_ipv6: bool) -> Option<Reply> {
 }
 
 fn header(connection: u64, action: Action, transaction: u32) -> Vec<u8> {
-    let action: u32 = match action {
-        Action::Connect => 0,
-        Action::Announce => 1,
-        Action::Scrape => 2,
-    };
     let mut out = connection.to_be_bytes().to_vec();
-    out.extend_from_slice(&action.to_be_bytes());
+    out.extend_from_slice(&(action as u32).to_be_bytes());
     out.extend_from_slice(&transaction.to_be_bytes());
     out
 }

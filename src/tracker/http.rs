@@ -1,58 +1,72 @@
-//! Announces and scrapes over HTTP (BEP 3, 7, 23, 31, 48), and `/health` for those who watch us.
+//! Announces and scrapes over HTTP (BEP 3, 7, 23, 24, 31, 48), statistics, `/health` for those who watch us, and whatever
+//! pages somebody else has.
 //!
 //! What a peer asks wrongly is answered by a bencoded failure with status 200, as clients expect; what is no HTTP is
-//! answered 400, 414 or 431 and closed. Nothing a stranger sends is an error of ours, so there is no 500.
+//! answered 400, 405, 414 or 431 and closed. Nothing a stranger sends is an error of ours, so there is no 500.
 
-use std::net::SocketAddr;
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::extract::{Extension, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use axum::middleware::{self, Next};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tower::ServiceExt;
 
-use super::store::{Announce, Event, Store};
-use crate::proto::announce::{AnnounceEvent, AnnounceReply};
+use super::access::Refusal;
+use super::stats::count;
+use super::store::Announce;
+use super::{NO_ROOM, ServeConfig, Tracker, forwarded, udp};
+use crate::proto::announce::{AnnounceReply, Retry};
 use crate::proto::http_tracker as wire;
 
-/// Answers on `listener` until `shutdown` becomes true or its sender is gone; then what is being answered gets a second.
-///
-/// Sweeps the store, too.
-pub async fn serve(listener: TcpListener, store: Arc<Store>, mut shutdown: watch::Receiver<bool>) {
-    let router = Router::new()
-        .route("/announce", get(announce))
-        .route("/scrape", get(scrape))
-        .route("/health", get(async || "ok\n"))
-        .layer(middleware::from_fn(bounded))
-        .with_state(store.clone());
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Among the extensions of every request that pages get: who asks, also behind a proxy that is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requester(pub IpAddr);
+
+/// What all connections share.
+pub(super) struct Http {
+    tracker: Arc<Tracker>,
+    config: ServeConfig,
+    slots: Arc<Semaphore>,
+}
+
+impl Http {
+    pub(super) fn new(tracker: Arc<Tracker>, config: ServeConfig) -> Self {
+        Self { tracker, config, slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    }
+}
+
+/// Accepts until `shutdown`; then what is being answered gets a second.
+pub(super) async fn listen(listener: TcpListener, http: Arc<Http>, mut shutdown: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
-    let mut sweep = tokio::time::interval(SWEEP);
+    let ending = shutdown.clone();
     loop {
         while connections.try_join_next().is_some() {}
-        // Cancel-safe: accept, tick, changed and acquire lose nothing when another arm wins.
+        // Cancel-safe: accept, changed and acquire lose nothing when another arm wins.
         tokio::select! {
             biased;
             () = async { _ = shutdown.wait_for(|&end| end).await } => break,
-            _ = sweep.tick() => store.sweep(Instant::now()),
             (accepted, slot) = async {
-                let slot = slots.clone().acquire_owned().await;
+                let slot = http.slots.clone().acquire_owned().await;
                 (listener.accept().await, slot)
             } => match accepted {
                 Ok((stream, peer)) => {
-                    let router = router.clone();
+                    let (http, ending) = (http.clone(), ending.clone());
                     connections.spawn(async move {
-                        converse(stream, peer, router).await;
+                        converse(stream, peer, http, ending).await;
                         drop(slot);
                     });
                 }
@@ -64,116 +78,236 @@ pub async fn serve(listener: TcpListener, store: Arc<Store>, mut shutdown: watch
             }
         }
     }
-    let _ =
-        tokio::time::timeout(Duration::from_secs(1), async { while connections.join_next().await.is_some() {} }).await;
+    drop(listener);
+    let _ = tokio::time::timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, router: Router) {
+async fn converse(stream: TcpStream, peer: SocketAddr, http: Arc<Http>, mut ending: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(router.layer(Extension(peer)));
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let http = http.clone();
+        async move { Ok::<_, Infallible>(respond(request, peer, &http).await) }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    // The whole life is bounded, whoever is slow at what: peers come once in half an hour.
-    match tokio::time::timeout(MAX_LIFE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "tracker connection ended"),
-        Err(_) => tracing::debug!(%peer, "tracker connection took too long"),
+    let mut connection = pin!(connection);
+    // The whole life is bounded, whoever is slow at what: peers come once in half an hour. What is under way then, a long
+    // upload to the pages say, has some time more; at our own end it has what the listener gives it.
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = tokio::time::sleep(MAX_LIFE) => None,
+        _ = ending.wait_for(|&end| end) => None,
+    };
+    let ended = match ended {
+        Some(ended) => Some(ended),
+        None => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(MAX_REQUEST, connection).await.ok()
+        }
+    };
+    match ended {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%peer, %error, "tracker connection ended"),
+        None => tracing::debug!(%peer, "tracker connection took too long"),
     }
 }
 
-/// Refuses what is too long to be a peer's, and requests with a body, which nothing here has a use for.
-async fn bounded(request: Request, next: Next) -> Response {
+/// What a path means.
+enum Place<'r> {
+    Announce(Option<&'r str>),
+    Scrape(Option<&'r str>),
+    Stats,
+    Metrics,
+    Health,
+    Elsewhere,
+}
+
+impl<'r> Place<'r> {
+    /// `/announce`, or with a passkey `/PASSKEY/announce`.
+    fn of(path: &'r str) -> Self {
+        match path {
+            "/announce" => Self::Announce(None),
+            "/scrape" => Self::Scrape(None),
+            "/stats.json" => Self::Stats,
+            "/metrics" => Self::Metrics,
+            "/health" => Self::Health,
+            _ => match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+                Some((passkey, "announce")) if !passkey.is_empty() => Self::Announce(Some(passkey)),
+                Some((passkey, "scrape")) if !passkey.is_empty() => Self::Scrape(Some(passkey)),
+                _ => Self::Elsewhere,
+            },
+        }
+    }
+}
+
+async fn respond(request: hyper::Request<Incoming>, peer: SocketAddr, http: &Http) -> Response {
+    let tracker = &*http.tracker;
+    let place = Place::of(request.uri().path());
+    if let Some(refused) = refused(&request, matches!(place, Place::Elsewhere)) {
+        count(&tracker.stats.http.malformed, 1);
+        return closing(refused);
+    }
+    let ip = forwarded::client(peer, request.headers(), &http.config.trusted_proxies);
+    let query = request.uri().query().unwrap_or_default().as_bytes();
+    let body = match place {
+        Place::Announce(passkey) => announce(tracker, passkey, ip, query),
+        Place::Scrape(passkey) => scrape(tracker, passkey, query),
+        Place::Stats => {
+            let text = serde_json::to_vec(&tracker.summary(Instant::now())).unwrap_or_default();
+            return fresh("application/json", text);
+        }
+        Place::Metrics => {
+            return fresh("text/plain; version=0.0.4; charset=utf-8", tracker.summary(Instant::now()).to_prometheus());
+        }
+        Place::Health => return fresh("text/plain; charset=utf-8", "ok\n"),
+        Place::Elsewhere => {
+            let Some(pages) = &http.config.pages else { return StatusCode::NOT_FOUND.into_response() };
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(Requester(ip));
+            return match pages.clone().oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+        }
+    };
+    count(&tracker.stats.http.received_bytes, (request.uri().path().len() + query.len()) as u64);
+    count(&tracker.stats.http.sent_bytes, body.len() as u64);
+    fresh("text/plain", body)
+}
+
+/// What is too long to be a peer's or a reader's, or has no place among announces.
+fn refused(request: &hyper::Request<Incoming>, is_page: bool) -> Option<StatusCode> {
     let query = request.uri().query().map_or(0, str::len) + request.uri().path().len();
     let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    let refused = if query > MAX_QUERY_BYTES {
-        StatusCode::URI_TOO_LONG
+    if query > MAX_QUERY_BYTES {
+        Some(StatusCode::URI_TOO_LONG)
     } else if headers > MAX_HEADER_BYTES {
-        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    } else if is_page {
+        None
     } else if has_body(request.headers()) {
-        StatusCode::BAD_REQUEST
+        Some(StatusCode::BAD_REQUEST)
     } else {
-        return next.run(request).await;
-    };
-    (refused, [(CONNECTION, "close")]).into_response()
+        (request.method() != Method::GET && request.method() != Method::HEAD).then_some(StatusCode::METHOD_NOT_ALLOWED)
+    }
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key("transfer-encoding") || headers.get("content-length").is_some_and(|length| length != "0")
 }
 
-async fn announce(State(store): State<Arc<Store>>, Extension(peer): Extension<SocketAddr>, uri: Uri) -> Response {
-    let request = match wire::parse_announce(uri.query().unwrap_or_default().as_bytes()) {
+fn announce(tracker: &Tracker, passkey: Option<&str>, ip: IpAddr, query: &[u8]) -> Vec<u8> {
+    let counters = &tracker.stats.http;
+    let request = match wire::parse_announce(query) {
         Ok(request) => request,
-        Err(reason) => return bencoded(wire::write_failure(&reason.to_string())),
+        Err(reason) => {
+            count(&counters.malformed, 1);
+            return wire::write_failure(&reason.to_string(), None);
+        }
     };
-    let reply = store.announce(
-        Instant::now(),
-        &Announce {
-            info_hash: request.info_hash,
-            addr: SocketAddr::new(peer.ip(), request.port),
-            complete: request.left == 0,
-            event: match request.event {
-                AnnounceEvent::Stopped => Event::Stopped,
-                AnnounceEvent::Completed => Event::Completed,
-                AnnounceEvent::Started | AnnounceEvent::Periodic => Event::Regular,
-            },
-            wanted: Some(request.numwant as usize),
-        },
-    );
-    bencoded(match reply {
-        Some(reply) => wire::write_reply(&AnnounceReply {
-            interval_seconds: Some(seconds(store.interval())),
+    if let Err(refusal) = tracker.access.judge(&request.info_hash, passkey) {
+        return refuse(tracker, refusal);
+    }
+    let announce = Announce {
+        info_hash: request.info_hash,
+        addr: SocketAddr::new(ip, request.port),
+        complete: request.left == 0,
+        event: udp::event(request.event),
+        wanted: request.numwant as usize,
+        uploaded: request.uploaded,
+        downloaded: request.downloaded,
+    };
+    PEERS.with_borrow_mut(|peers| {
+        peers.clear();
+        let Ok(counts) = tracker.store.announce(Instant::now(), &announce, peers) else {
+            count(&counters.refused, 1);
+            return wire::write_failure(NO_ROOM, Some(Retry::Minutes(15)));
+        };
+        count(&counters.announces, 1);
+        let reply = AnnounceReply {
+            interval_seconds: Some(seconds(tracker.store.interval())),
             // A peer in need may come earlier, not more often than this.
-            min_interval_seconds: Some(seconds(store.interval() / 2)),
-            peers: reply.peers,
-            complete: Some(count(reply.counts.seeds as u64)),
-            incomplete: Some(count(reply.counts.leechers as u64)),
-            external_ip: Some(peer.ip().to_canonical()),
+            min_interval_seconds: Some(seconds(tracker.store.interval() / 2)),
+            complete: Some(short(counts.seeds as u64)),
+            incomplete: Some(short(counts.leechers as u64)),
+            downloaded: Some(short(counts.completed)),
+            external_ip: Some(ip),
             ..AnnounceReply::default()
-        }),
-        None => wire::write_failure("this tracker has no room for another torrent"),
+        };
+        let (v4, v6): (&[u8], &[u8]) = if ip.is_ipv4() { (peers, &[]) } else { (&[], peers) };
+        wire::write_compact_reply(&reply, v4, v6)
     })
 }
 
-async fn scrape(State(store): State<Arc<Store>>, uri: Uri) -> Response {
-    bencoded(match wire::parse_scrape(uri.query().unwrap_or_default().as_bytes(), MAX_SCRAPED) {
-        Ok(hashes) => {
-            let swarm = |info_hash| {
-                let counts = store.scrape(&info_hash);
-                wire::ScrapedSwarm {
-                    info_hash,
-                    complete: count(counts.seeds as u64),
-                    downloaded: count(counts.completed),
-                    incomplete: count(counts.leechers as u64),
-                }
-            };
-            wire::write_scrape(&hashes.into_iter().map(swarm).collect::<Vec<_>>())
+fn scrape(tracker: &Tracker, passkey: Option<&str>, query: &[u8]) -> Vec<u8> {
+    let hashes = match wire::parse_scrape(query, MAX_SCRAPED) {
+        Ok(hashes) => hashes,
+        Err(reason) => {
+            count(&tracker.stats.http.malformed, 1);
+            return wire::write_failure(&reason.to_string(), None);
         }
-        Err(reason) => wire::write_failure(&reason.to_string()),
-    })
+    };
+    if let Err(refusal) = tracker.access.judge_passkey(passkey) {
+        return refuse(tracker, refusal);
+    }
+    count(&tracker.stats.http.scrapes, 1);
+    let swarm = |info_hash| {
+        let counts = tracker.scrape(&info_hash);
+        wire::ScrapedSwarm {
+            info_hash,
+            complete: short(counts.seeds as u64),
+            downloaded: short(counts.completed),
+            incomplete: short(counts.leechers as u64),
+        }
+    };
+    wire::write_scrape(&hashes.into_iter().map(swarm).collect::<Vec<_>>())
+}
+
+fn refuse(tracker: &Tracker, refusal: Refusal) -> Vec<u8> {
+    count(&tracker.stats.http.refused, 1);
+    wire::write_failure(&refusal.to_string(), Some(refusal.retry()))
 }
 
 fn seconds(duration: Duration) -> u32 {
-    count(duration.as_secs())
+    short(duration.as_secs())
 }
 
-fn count(number: u64) -> u32 {
+fn short(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn bencoded(body: Vec<u8>) -> Response {
-    let headers =
-        [(CONTENT_TYPE, HeaderValue::from_static("text/plain")), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    (headers, body).into_response()
+/// An answer that nobody keeps.
+fn fresh(kind: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn closing(status: StatusCode) -> Response {
+    let mut response = (status, [(CONNECTION, "close")]).into_response();
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+thread_local! {
+    /// The peers of the answer that is being written.
+    static PEERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A slow client has this long for its header, and an idle one between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_LIFE: Duration = Duration::from_secs(120);
+/// One request at most, beyond that.
+const MAX_REQUEST: Duration = Duration::from_secs(600);
+/// What is being answered when we end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const MAX_HEADERS: usize = 100;
 const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_QUERY_BYTES: usize = 8 << 10;
@@ -181,4 +315,3 @@ const MAX_QUERY_BYTES: usize = 8 << 10;
 const MAX_BUFFER_BYTES: usize = 80 << 10;
 const MAX_CONNECTIONS: usize = 4096;
 const MAX_SCRAPED: usize = 100;
-const SWEEP: Duration = Duration::from_secs(1);

@@ -1,15 +1,26 @@
 //! Who is in which swarm.
 //!
-//! Sans time: `now` is an argument, never decreasing. No sockets, no format. IPv4 and IPv6 peers of a torrent are two
-//! swarms, as a peer of one family can rarely use the other (BEP 7).
+//! Sans time: `now` is an argument, never decreasing. No sockets, no format but the compact one in which peers are kept
+//! and told (BEP 7, 23). IPv4 and IPv6 peers of a torrent are two swarms, as a peer of one family can rarely use the other.
+//!
+//! 64 shards by info-hash, each under a lock that is held for one announce or for a sweep of that shard; nothing is held
+//! over two of them.
 
-use std::collections::HashMap;
+mod snapshot;
+mod swarm;
+
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
+
+pub use snapshot::{Restored, SnapshotError};
+
+use self::swarm::{Said, Swarm};
 use crate::base::InfoHash;
+use crate::proto::peer_addr::{COMPACT_V4_BYTES, COMPACT_V6_BYTES};
 
 /// How a store behaves.
 #[derive(Debug, Clone)]
@@ -31,8 +42,8 @@ impl Default for StoreConfig {
         Self {
             interval: Duration::from_secs(30 * 60),
             expiry: Duration::from_secs(70 * 60),
-            max_torrents: 100_000,
-            max_peers: 20_000,
+            max_torrents: 1_000_000,
+            max_peers: 100_000,
             seed: 0,
         }
     }
@@ -44,6 +55,8 @@ pub enum Event {
     /// It is still there.
     #[default]
     Regular,
+    /// It has just come: what it has sent and received counts from 0.
+    Started,
     /// It has just got the last piece.
     Completed,
     /// It leaves.
@@ -61,11 +74,15 @@ pub struct Announce {
     pub complete: bool,
     /// What it does.
     pub event: Event,
-    /// How many peers it wants; `None`: as many as usual.
-    pub wanted: Option<usize>,
+    /// How many peers it wants; cut to [`MAX_WANTED`].
+    pub wanted: usize,
+    /// Bytes that it has sent in this life, as it says.
+    pub uploaded: u64,
+    /// Bytes that it has received in this life, as it says.
+    pub downloaded: u64,
 }
 
-/// How many take part in a swarm.
+/// What is known of one torrent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Peers that have everything.
@@ -74,22 +91,45 @@ pub struct Counts {
     pub leechers: usize,
     /// Times somebody said `completed`.
     pub completed: u64,
+    /// Bytes that peers said they have sent.
+    pub uploaded: u64,
+    /// Bytes that peers said they have received.
+    pub downloaded: u64,
 }
 
-/// What a peer is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// Some of the others, of the asker's address family, in no order.
-    pub peers: Vec<SocketAddr>,
-    /// The swarm, the asker counted.
-    pub counts: Counts,
+/// What is known of all torrents together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Torrents with at least one peer.
+    pub torrents: usize,
+    /// Torrents that nobody takes part in now, whose figures are kept.
+    pub idle_torrents: usize,
+    /// Peers over IPv4; one in two swarms counts twice.
+    pub peers_v4: usize,
+    /// Peers over IPv6.
+    pub peers_v6: usize,
+    /// Of all peers those that have everything.
+    pub seeds: usize,
+    /// Times somebody said `completed`, of the torrents that are kept.
+    pub completed: u64,
+    /// Bytes that peers said they have sent, of the torrents that are kept.
+    pub uploaded: u64,
+    /// Bytes that peers said they have received, of the torrents that are kept.
+    pub downloaded: u64,
 }
+
+/// The torrent is new, and there is no room for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
 
 /// All swarms. Calls on different torrents rarely wait for each other.
 #[derive(Debug)]
 pub struct Store {
     config: StoreConfig,
+    /// When second [`LEAD_SECONDS`] of the store's own time was.
+    epoch: Instant,
     shards: Vec<Mutex<Shard>>,
+    /// In all shards, the idle ones too.
     torrents: AtomicUsize,
     next_sweep: AtomicUsize,
 }
@@ -97,112 +137,139 @@ pub struct Store {
 #[derive(Debug)]
 struct Shard {
     torrents: HashMap<InfoHash, Torrent>,
+    totals: Totals,
     rng: fastrand::Rng,
 }
 
 #[derive(Debug, Default)]
 struct Torrent {
-    v4: Swarm,
-    v6: Swarm,
+    v4: Swarm<COMPACT_V4_BYTES>,
+    v6: Swarm<COMPACT_V6_BYTES>,
     completed: u64,
-}
-
-/// The peers of one family. Two dense lists, so that a sample needs no copy and a removal no shifting.
-#[derive(Debug, Default)]
-struct Swarm {
-    seeds: Vec<Peer>,
-    leechers: Vec<Peer>,
-    places: HashMap<SocketAddr, Place>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Peer {
-    addr: SocketAddr,
-    heard: Instant,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    seed: bool,
-    at: usize,
+    uploaded: u64,
+    downloaded: u64,
 }
 
 impl Store {
-    /// A store without swarms.
-    pub fn new(config: StoreConfig) -> Self {
+    /// A store without swarms, at a time before which none of its calls is.
+    pub fn new(config: StoreConfig, now: Instant) -> Self {
         let shards = (0..SHARDS)
             .map(|shard| {
                 let rng = fastrand::Rng::with_seed(config.seed.wrapping_add(shard as u64));
-                Mutex::new(Shard { torrents: HashMap::new(), rng })
+                Mutex::new(Shard { torrents: HashMap::new(), totals: Totals::default(), rng })
             })
             .collect();
-        Self { config, shards, torrents: AtomicUsize::new(0), next_sweep: AtomicUsize::new(0) }
+        Self { config, epoch: now, shards, torrents: AtomicUsize::new(0), next_sweep: AtomicUsize::new(0) }
     }
 
-    /// Books what a peer says and picks others for it: for a leecher anybody, for a seed leechers only.
+    /// Books what a peer says, and appends others for it to `peers`, in compact form and of its address's family: for a
+    /// leecher anybody, for a seed leechers only, in no order.
     ///
-    /// `None`: the torrent is new and there is no room for it.
-    pub fn announce(&self, now: Instant, announce: &Announce) -> Option<Reply> {
-        let mut shard = self.shard(&announce.info_hash).lock().expect("no shard's holder panics");
-        let Shard { torrents, rng } = &mut *shard;
-        let stopped = announce.event == Event::Stopped;
+    /// The figures are those after it, the asker counted.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn announce(&self, now: Instant, announce: &Announce, peers: &mut Vec<u8>) -> Result<Counts, Full> {
+        let mut shard = self.lock(&announce.info_hash);
+        let Shard { torrents, totals, rng } = &mut *shard;
         if !torrents.contains_key(&announce.info_hash) {
-            if stopped {
-                return Some(Reply { peers: Vec::new(), counts: Counts::default() });
+            if announce.event == Event::Stopped {
+                return Ok(Counts::default());
             }
-            if self.torrents.fetch_add(1, Ordering::Relaxed) >= self.config.max_torrents {
+            if self.torrents.fetch_add(1, Ordering::Relaxed) >= self.config.max_torrents
+                && !forget_an_idle_one(torrents, totals, &self.torrents)
+            {
                 self.torrents.fetch_sub(1, Ordering::Relaxed);
-                return None;
+                return Err(Full);
             }
         }
         let torrent = torrents.entry(announce.info_hash).or_default();
-        let addr = canonical(announce.addr);
-        let swarm = if addr.is_ipv4() { &mut torrent.v4 } else { &mut torrent.v6 };
-        let known = swarm.places.get(&addr).copied();
-        swarm.remove(addr);
-        let mut peers = Vec::new();
-        if !stopped {
-            // Counted once a peer, however often it says so.
-            if announce.event == Event::Completed && known.is_none_or(|place| !place.seed) {
-                torrent.completed += 1;
-            }
-            let wanted = announce.wanted.unwrap_or(DEFAULT_WANTED).min(MAX_WANTED);
-            swarm.sample(&mut peers, wanted, announce.complete, rng, now, self.config.expiry);
-            if swarm.places.len() >= self.config.max_peers {
-                swarm.remove_any(rng);
-            }
-            swarm.insert(Peer { addr, heard: now }, announce.complete);
-        }
+        totals.take(torrent);
+        let said = Said {
+            now: self.seconds(now),
+            expiry: self.expiry(),
+            complete: announce.complete,
+            event: announce.event,
+            wanted: announce.wanted.min(MAX_WANTED),
+            uploaded: announce.uploaded,
+            downloaded: announce.downloaded,
+            max_peers: self.config.max_peers,
+        };
+        // A peer that reached a dual-stack socket over IPv4 is an IPv4 peer.
+        let booked = match announce.addr.ip().to_canonical() {
+            IpAddr::V4(ip) => torrent.v4.announce(compact(&ip.octets(), announce.addr.port()), &said, rng, peers),
+            IpAddr::V6(ip) => torrent.v6.announce(compact(&ip.octets(), announce.addr.port()), &said, rng, peers),
+        };
+        torrent.completed = torrent.completed.saturating_add(u64::from(booked.completed));
+        torrent.uploaded = torrent.uploaded.saturating_add(booked.uploaded);
+        torrent.downloaded = torrent.downloaded.saturating_add(booked.downloaded);
         let counts = torrent.counts();
-        if torrent.is_empty() {
+        if torrent.is_worthless() {
             torrents.remove(&announce.info_hash);
             self.torrents.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            totals.add(torrent);
         }
-        Some(Reply { peers, counts })
+        Ok(counts)
     }
 
-    /// How many take part, both families together; zeros for a torrent that nobody announced.
+    /// What is known of a torrent, both families together; zeros for one that nobody announced.
     pub fn scrape(&self, info_hash: &InfoHash) -> Counts {
-        let shard = self.shard(info_hash).lock().expect("no shard's holder panics");
-        shard.torrents.get(info_hash).map(Torrent::counts).unwrap_or_default()
+        self.lock(info_hash).torrents.get(info_hash).map(Torrent::counts).unwrap_or_default()
     }
 
     /// Forgets the silent peers of one shard, another one at each call; call it every second.
     pub fn sweep(&self, now: Instant) {
-        let shard = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let mut shard = self.shards[shard].lock().expect("no shard's holder panics");
-        let before = shard.torrents.len();
-        shard.torrents.retain(|_, torrent| {
-            torrent.v4.expire(now, self.config.expiry);
-            torrent.v6.expire(now, self.config.expiry);
-            !torrent.is_empty()
+        let next = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let mut shard = self.shards[next].lock().expect("no shard's holder panics");
+        let Shard { torrents, totals, .. } = &mut *shard;
+        let (before, now, expiry) = (torrents.len(), self.seconds(now), self.expiry());
+        // Summed anew on the way.
+        *totals = Totals::default();
+        torrents.retain(|_, torrent| {
+            torrent.v4.expire(now, expiry);
+            torrent.v6.expire(now, expiry);
+            let keep = !torrent.is_worthless();
+            if keep {
+                totals.add(torrent);
+            }
+            keep
         });
-        self.torrents.fetch_sub(before - shard.torrents.len(), Ordering::Relaxed);
+        self.torrents.fetch_sub(before - torrents.len(), Ordering::Relaxed);
+        if torrents.len() < torrents.capacity() / 4 {
+            torrents.shrink_to_fit();
+        }
+    }
+
+    /// What is known of all torrents together.
+    pub fn totals(&self) -> Totals {
+        let mut sum = Totals::default();
+        for shard in &self.shards {
+            let totals = shard.lock().expect("no shard's holder panics").totals;
+            sum.torrents += totals.torrents;
+            sum.idle_torrents += totals.idle_torrents;
+            sum.peers_v4 += totals.peers_v4;
+            sum.peers_v6 += totals.peers_v6;
+            sum.seeds += totals.seeds;
+            sum.completed = sum.completed.saturating_add(totals.completed);
+            sum.uploaded = sum.uploaded.saturating_add(totals.uploaded);
+            sum.downloaded = sum.downloaded.saturating_add(totals.downloaded);
+        }
+        sum
     }
 
     /// Torrents with at least one peer.
     pub fn torrent_count(&self) -> usize {
-        self.torrents.load(Ordering::Relaxed)
+        self.totals().torrents
+    }
+
+    /// Shows every torrent to `look`, in no order, a shard at a time: announces for that shard wait meanwhile, so it must
+    /// be quick and must not call the store.
+    pub fn for_each(&self, mut look: impl FnMut(&InfoHash, &Counts)) {
+        for shard in &self.shards {
+            let shard = shard.lock().expect("no shard's holder panics");
+            shard.torrents.iter().for_each(|(info_hash, torrent)| look(info_hash, &torrent.counts()));
+        }
     }
 
     /// What peers are told to wait between two announces.
@@ -210,239 +277,118 @@ impl Store {
         self.config.interval
     }
 
-    /// Panics when the lists and the places contradict each other.
+    /// Panics when what is kept contradicts itself.
     pub fn check_invariants(&self) {
         let mut torrents = 0;
         for shard in &self.shards {
             let shard = shard.lock().expect("no shard's holder panics");
             torrents += shard.torrents.len();
+            let mut totals = Totals::default();
             for torrent in shard.torrents.values() {
-                assert!(!torrent.is_empty(), "an empty torrent is kept");
-                torrent.v4.check_invariants(true);
-                torrent.v6.check_invariants(false);
+                assert!(!torrent.is_worthless(), "an empty torrent is kept");
+                torrent.v4.check_invariants();
+                torrent.v6.check_invariants();
+                totals.add(torrent);
             }
+            assert_eq!(totals, shard.totals);
         }
-        assert_eq!(torrents, self.torrent_count());
+        assert_eq!(torrents, self.torrents.load(Ordering::Relaxed));
     }
 
-    fn shard(&self, info_hash: &InfoHash) -> &Mutex<Shard> {
+    fn lock(&self, info_hash: &InfoHash) -> MutexGuard<'_, Shard> {
         // The hash is uniform already, unless somebody makes it not so: then that shard is slow, nothing worse.
-        &self.shards[usize::from(info_hash.0[0]) % self.shards.len()]
+        self.shards[usize::from(info_hash.0[0]) % self.shards.len()].lock().expect("no shard's holder panics")
     }
+
+    fn seconds(&self, now: Instant) -> u32 {
+        let seconds = now.saturating_duration_since(self.epoch).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX).saturating_add(LEAD_SECONDS)
+    }
+
+    fn expiry(&self) -> u32 {
+        u32::try_from(self.config.expiry.as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Makes room for one torrent where that takes nothing but figures of one that nobody takes part in.
+fn forget_an_idle_one(torrents: &mut HashMap<InfoHash, Torrent>, totals: &mut Totals, count: &AtomicUsize) -> bool {
+    if totals.idle_torrents == 0 {
+        return false;
+    }
+    let idle = torrents.iter().find(|(_, torrent)| torrent.is_idle()).map(|(info_hash, _)| *info_hash);
+    let Some(gone) = idle.and_then(|idle| torrents.remove(&idle)) else { return false };
+    totals.take(&gone);
+    count.fetch_sub(1, Ordering::Relaxed);
+    true
 }
 
 impl Torrent {
     fn counts(&self) -> Counts {
         Counts {
-            seeds: self.v4.seeds.len() + self.v6.seeds.len(),
-            leechers: self.v4.leechers.len() + self.v6.leechers.len(),
+            seeds: self.v4.seeds() + self.v6.seeds(),
+            leechers: self.v4.len() + self.v6.len() - self.v4.seeds() - self.v6.seeds(),
             completed: self.completed,
+            uploaded: self.uploaded,
+            downloaded: self.downloaded,
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.v4.places.is_empty() && self.v6.places.is_empty()
+    fn is_idle(&self) -> bool {
+        self.v4.len() == 0 && self.v6.len() == 0
+    }
+
+    /// Nobody is there, and nothing was.
+    fn is_worthless(&self) -> bool {
+        self.is_idle() && self.completed == 0 && self.uploaded == 0 && self.downloaded == 0
     }
 }
 
-impl Swarm {
-    fn insert(&mut self, peer: Peer, seed: bool) {
-        let list = if seed { &mut self.seeds } else { &mut self.leechers };
-        self.places.insert(peer.addr, Place { seed, at: list.len() });
-        list.push(peer);
+impl Totals {
+    /// Leechers of all torrents.
+    pub fn leechers(&self) -> usize {
+        self.peers_v4 + self.peers_v6 - self.seeds
     }
 
-    fn remove(&mut self, addr: SocketAddr) {
-        let Some(place) = self.places.remove(&addr) else { return };
-        let list = if place.seed { &mut self.seeds } else { &mut self.leechers };
-        list.swap_remove(place.at);
-        if let Some(moved) = list.get(place.at) {
-            self.places.insert(moved.addr, place);
+    fn add(&mut self, torrent: &Torrent) {
+        *(if torrent.is_idle() { &mut self.idle_torrents } else { &mut self.torrents }) += 1;
+        self.peers_v4 += torrent.v4.len();
+        self.peers_v6 += torrent.v6.len();
+        self.seeds += torrent.v4.seeds() + torrent.v6.seeds();
+        // Wrapping: a snapshot may claim anything.
+        self.completed = self.completed.wrapping_add(torrent.completed);
+        self.uploaded = self.uploaded.wrapping_add(torrent.uploaded);
+        self.downloaded = self.downloaded.wrapping_add(torrent.downloaded);
+    }
+
+    /// Undoes [`add`](Self::add); nothing for a torrent that has just been made.
+    fn take(&mut self, torrent: &Torrent) {
+        if torrent.is_worthless() {
+            return;
         }
-    }
-
-    fn remove_any(&mut self, rng: &mut fastrand::Rng) {
-        let at = rng.usize(..self.seeds.len() + self.leechers.len());
-        let victim = self.seeds.get(at).unwrap_or_else(|| &self.leechers[at - self.seeds.len()]);
-        self.remove(victim.addr);
-    }
-
-    /// Fills `peers` with at most `wanted`; a leecher gets seeds and leechers as they are mixed in the swarm.
-    fn sample(
-        &self,
-        peers: &mut Vec<SocketAddr>,
-        wanted: usize,
-        for_seed: bool,
-        rng: &mut fastrand::Rng,
-        now: Instant,
-        expiry: Duration,
-    ) {
-        let seeds: &[Peer] = if for_seed { &[] } else { &self.seeds };
-        let all = seeds.len() + self.leechers.len();
-        let fresh = |peer: &Peer| now.saturating_duration_since(peer.heard) < expiry;
-        for at in distinct(all, wanted, rng) {
-            let peer = seeds.get(at).unwrap_or_else(|| &self.leechers[at - seeds.len()]);
-            if fresh(peer) {
-                peers.push(peer.addr);
-            }
-        }
-    }
-
-    fn expire(&mut self, now: Instant, expiry: Duration) {
-        let silent = |peer: &&Peer| now.saturating_duration_since(peer.heard) >= expiry;
-        let gone: Vec<_> = self.seeds.iter().chain(&self.leechers).filter(silent).map(|peer| peer.addr).collect();
-        for addr in gone {
-            self.remove(addr);
-        }
-    }
-
-    fn check_invariants(&self, v4: bool) {
-        assert_eq!(self.places.len(), self.seeds.len() + self.leechers.len());
-        for (addr, place) in &self.places {
-            let list = if place.seed { &self.seeds } else { &self.leechers };
-            assert_eq!((list[place.at].addr, addr.is_ipv4()), (*addr, v4));
-        }
+        *(if torrent.is_idle() { &mut self.idle_torrents } else { &mut self.torrents }) -= 1;
+        self.peers_v4 -= torrent.v4.len();
+        self.peers_v6 -= torrent.v6.len();
+        self.seeds -= torrent.v4.seeds() + torrent.v6.seeds();
+        self.completed = self.completed.wrapping_sub(torrent.completed);
+        self.uploaded = self.uploaded.wrapping_sub(torrent.uploaded);
+        self.downloaded = self.downloaded.wrapping_sub(torrent.downloaded);
     }
 }
 
-/// At most `wanted` different numbers below `all`: steps of a random stride that shares no divisor with `all`.
-fn distinct(all: usize, wanted: usize, rng: &mut fastrand::Rng) -> impl Iterator<Item = usize> {
-    let (mut at, mut stride) = (0, 1);
-    if all > 1 {
-        at = rng.usize(..all);
-        stride = rng.usize(1..all);
-        while gcd(stride, all) != 1 {
-            stride = stride % all + 1;
-        }
-    }
-    (0..wanted.min(all)).map(move |_| {
-        at = (at + stride) % all;
-        at
-    })
+/// An address and a port as on the wire; `N` is 2 more than the bytes of `ip`.
+fn compact<const N: usize>(ip: &[u8], port: u16) -> [u8; N] {
+    let mut out = [0; N];
+    out[..N - 2].copy_from_slice(ip);
+    out[N - 2..].copy_from_slice(&port.to_be_bytes());
+    out
 }
 
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// A peer that reached a dual-stack socket over IPv4 is an IPv4 peer.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip() {
-        IpAddr::V6(ip) => SocketAddr::new(ip.to_canonical(), addr.port()),
-        IpAddr::V4(_) => addr,
-    }
-}
+/// Peers in a reply at most, whatever is asked for.
+pub const MAX_WANTED: usize = 200;
 
 const SHARDS: usize = 64;
-/// Peers in a reply when none are asked for by number; what most trackers give.
-const DEFAULT_WANTED: usize = 50;
-/// Peers in a reply at most.
-const MAX_WANTED: usize = 200;
+/// Where the store's own time begins, so that peers of a former life can have been heard before.
+const LEAD_SECONDS: u32 = 30 * 24 * 3600;
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    fn announce(addr: &str, complete: bool) -> Announce {
-        Announce {
-            info_hash: InfoHash([7; 20]),
-            addr: addr.parse().unwrap(),
-            complete,
-            event: Event::Regular,
-            wanted: None,
-        }
-    }
-
-    fn filled(seeds: u16, leechers: u16) -> (Store, Instant) {
-        let (store, now) = (Store::new(StoreConfig::default()), Instant::now());
-        for port in 1..=seeds + leechers {
-            store.announce(now, &announce(&format!("10.0.0.1:{port}"), port <= seeds)).unwrap();
-        }
-        store.check_invariants();
-        (store, now)
-    }
-
-    #[test]
-    fn seeds_get_leechers_only_and_nobody_gets_himself() {
-        let (store, now) = filled(3, 4);
-        let seed = store.announce(now, &announce("10.0.0.1:1", true)).unwrap();
-        assert_eq!(seed.counts, Counts { seeds: 3, leechers: 4, completed: 0 });
-        let ports: HashSet<_> = seed.peers.iter().map(SocketAddr::port).collect();
-        assert_eq!(ports, HashSet::from([4, 5, 6, 7]));
-        let leecher = store.announce(now, &announce("10.0.0.1:4", false)).unwrap();
-        let ports: HashSet<_> = leecher.peers.iter().map(SocketAddr::port).collect();
-        assert_eq!(ports, HashSet::from([1, 2, 3, 5, 6, 7]));
-    }
-
-    #[test]
-    fn the_families_are_apart_and_mapped_addresses_are_ipv4() {
-        let (store, now) = filled(1, 0);
-        let six = store.announce(now, &announce("[fd00::1]:9", false)).unwrap();
-        assert_eq!((six.peers.len(), six.counts.seeds), (0, 1));
-        let mapped = store.announce(now, &announce("[::ffff:10.0.0.2]:9", false)).unwrap();
-        assert_eq!(mapped.peers, ["10.0.0.1:1".parse().unwrap()]);
-        let four = store.announce(now, &announce("10.0.0.3:9", true)).unwrap();
-        assert_eq!(four.peers, ["10.0.0.2:9".parse().unwrap()]);
-        store.check_invariants();
-    }
-
-    #[test]
-    fn a_reply_is_bounded_and_without_repetition() {
-        let (store, now) = filled(100, 400);
-        for (wanted, given) in [(None, 50), (Some(0), 0), (Some(7), 7), (Some(usize::MAX), 200)] {
-            let reply = store.announce(now, &Announce { wanted, ..announce("10.0.0.2:1", false) }).unwrap();
-            let different: HashSet<_> = reply.peers.iter().collect();
-            assert_eq!((reply.peers.len(), different.len()), (given, given), "{wanted:?}");
-        }
-    }
-
-    #[test]
-    fn sampling_reaches_everybody() {
-        let (store, now) = filled(0, 30);
-        let mut seen = HashSet::new();
-        for _ in 0..100 {
-            let one = Announce { wanted: Some(3), ..announce("10.0.0.2:1", false) };
-            seen.extend(store.announce(now, &one).unwrap().peers);
-        }
-        assert_eq!(seen.len(), 30);
-    }
-
-    #[test]
-    fn leavers_and_silent_peers_are_forgotten_with_their_torrent() {
-        let (store, now) = filled(2, 0);
-        let stop = Announce { event: Event::Stopped, ..announce("10.0.0.1:1", true) };
-        assert_eq!(store.announce(now, &stop).unwrap().counts.seeds, 1);
-        let late = now + StoreConfig::default().expiry;
-        assert_eq!(store.announce(late, &announce("10.0.0.9:1", false)).unwrap().peers, []);
-        (0..SHARDS).for_each(|_| store.sweep(late));
-        assert_eq!(store.scrape(&InfoHash([7; 20])), Counts { leechers: 1, ..Counts::default() });
-        (0..SHARDS).for_each(|_| store.sweep(late + StoreConfig::default().expiry));
-        assert_eq!(store.torrent_count(), 0);
-        store.check_invariants();
-    }
-
-    #[test]
-    fn completion_is_counted_once_a_peer() {
-        let (store, now) = filled(0, 1);
-        let done = Announce { event: Event::Completed, ..announce("10.0.0.1:1", true) };
-        for _ in 0..3 {
-            assert_eq!(store.announce(now, &done).unwrap().counts, Counts { seeds: 1, leechers: 0, completed: 1 });
-        }
-        store.check_invariants();
-    }
-
-    #[test]
-    fn full_stores_refuse_torrents_and_replace_peers() {
-        let now = Instant::now();
-        let store = Store::new(StoreConfig { max_torrents: 1, max_peers: 3, ..StoreConfig::default() });
-        for port in 1..=20 {
-            let reply = store.announce(now, &announce(&format!("10.0.0.1:{port}"), port % 2 == 0)).unwrap();
-            assert!(reply.counts.seeds + reply.counts.leechers <= 3);
-        }
-        let other = Announce { info_hash: InfoHash([8; 20]), ..announce("10.0.0.1:1", true) };
-        assert_eq!(store.announce(now, &other), None);
-        store.check_invariants();
-    }
-}
+mod tests;

@@ -226,8 +226,32 @@ pub fn tracker_http(data: &[u8]) {
     }
 }
 
-/// Datagrams of UDP trackers.
+/// Datagrams of UDP trackers, and those that they are sent.
 pub fn tracker_udp(data: &[u8]) {
+    if let Some(question) = udp_tracker::parse_question(data) {
+        assert_eq!(question.transaction.to_be_bytes(), data[12..16]);
+        let mut refusal = Vec::new();
+        udp_tracker::write_refused(&mut refusal, question.transaction, "a reason that is longer than most", data.len());
+        assert!(refusal.len() <= data.len(), "nobody is sent more than he has sent");
+        match question.body {
+            udp_tracker::QuestionBody::Announce { connection, request, options } => {
+                assert!(request.numwant <= http_tracker::MAX_NUMWANT);
+                let url = udp_tracker::url_data(options);
+                assert!(url.len() < data.len());
+                let again = udp_tracker::write_announce(connection, question.transaction, &request, &url);
+                let again = udp_tracker::parse_question(&again).expect("what we ask we understand");
+                let udp_tracker::QuestionBody::Announce { request: read, options, .. } = again.body else {
+                    panic!("an announce is one")
+                };
+                assert_eq!(read, request);
+                assert!(url.len() > udp_tracker::MAX_URL_DATA_BYTES || *udp_tracker::url_data(options) == *url);
+            }
+            udp_tracker::QuestionBody::Scrape { hashes, .. } => {
+                assert!((1..=udp_tracker::MAX_SCRAPED).contains(&hashes.len()));
+            }
+            udp_tracker::QuestionBody::Connect => assert!(data.len() >= 16),
+        }
+    }
     for over_ipv6 in [false, true] {
         let Some(reply) = udp_tracker::parse_reply(data, over_ipv6) else { continue };
         assert_eq!(reply.transaction.to_be_bytes(), data[4..8]);

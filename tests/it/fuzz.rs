@@ -38,7 +38,7 @@ fn wire_seeds_are_survived() {
 #[test]
 fn tracker_seeds_are_survived() {
     replay(targets::tracker_http, "fuzz/seeds/tracker_http", 20);
-    replay(targets::tracker_udp, "fuzz/seeds/tracker_udp", 5);
+    replay(targets::tracker_udp, "fuzz/seeds/tracker_udp", 20);
 }
 
 #[test]
@@ -58,4 +58,8 @@ fn the_seeds_reach_what_they_are_for() {
     assert!(claims.have.is_full() && claims.damage.is_none(), "{claims:?}");
     assert!(btfs::proto::metainfo::Metainfo::parse(&seed("metainfo/every-attribute")).is_ok());
     assert!(btfs::proto::http_tracker::parse_announce(&seed("tracker_http/announce-with-all")).is_ok());
+    let asked = seed("tracker_udp/asked-announce-with-url");
+    let question = btfs::proto::udp_tracker::parse_question(&asked).expect("an announce");
+    let btfs::proto::udp_tracker::QuestionBody::Announce { options, .. } = question.body else { panic!("no announce") };
+    assert_eq!(*btfs::proto::udp_tracker::url_data(options), *b"/key/announce?a=b");
 }

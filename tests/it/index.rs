@@ -22,7 +22,7 @@ impl World {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let index = Index::open(&directory.path().join("index.sqlite")).unwrap();
-        Self { index, store: Store::new(StoreConfig::default()), directory }
+        Self { index, store: Store::new(StoreConfig::default(), std::time::Instant::now()), directory }
     }
 
     fn with(names: &[&str]) -> Self {
@@ -54,8 +54,9 @@ impl World {
     fn announce(&self, torrent: &Torrent, port: u16, complete: bool) {
         let info_hash = torrent.info_hash();
         let addr = ([127, 0, 0, 1], port).into();
-        let announce = Announce { info_hash, addr, complete, event: Event::Regular, wanted: None };
-        self.store.announce(std::time::Instant::now(), &announce).unwrap();
+        let event = Event::Regular;
+        let announce = Announce { info_hash, addr, complete, event, wanted: 0, uploaded: 0, downloaded: 0 };
+        self.store.announce(std::time::Instant::now(), &announce, &mut Vec::new()).unwrap();
     }
 }
 

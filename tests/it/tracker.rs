@@ -1,31 +1,44 @@
 //! The tracker over real sockets: every request of the corpus, honest clients, slow and greedy ones.
 
-use std::net::SocketAddr;
+mod command;
+mod udp;
+
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Extension};
+use axum::routing::{get, post};
+use btfs::base::InfoHash;
 use btfs::proto::bencode;
-use btfs::tracker::{Store, StoreConfig, serve};
+use btfs::tracker::{Requester, ServeConfig, Sockets, StoreConfig, Tracker, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// A tracker that ends with the test.
 struct Server {
     addr: SocketAddr,
-    store: Arc<Store>,
-    _stop: watch::Sender<bool>,
+    tracker: Arc<Tracker>,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<std::io::Result<()>>,
 }
 
 impl Server {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let store = Arc::new(Store::new(StoreConfig::default()));
+        Self::start_with("127.0.0.1".parse().unwrap(), ServeConfig::default())
+    }
+
+    fn start_with(ip: IpAddr, config: ServeConfig) -> Self {
+        let sockets = Sockets::open(&[SocketAddr::new(ip, 0)], 2).unwrap();
+        let addr = sockets.addrs()[0];
+        let tracker = Arc::new(Tracker::new(StoreConfig::default(), Instant::now(), sockets.udp_workers()));
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(serve(listener, store.clone(), stopped));
-        Self { addr, store, _stop: stop }
+        let served = tokio::spawn(serve(sockets, tracker.clone(), config, stopped));
+        Self { addr, tracker, stop, served }
     }
 
     /// Sends `bytes`, then reads until the server closes or is silent for a while.
@@ -118,7 +131,7 @@ async fn every_request_of_the_corpus_gets_its_outcome() {
             },
         };
         assert!(right, "{context}");
-        server.store.check_invariants();
+        server.tracker.store.check_invariants();
         seen += 1;
     }
     assert_eq!(seen, 26);
@@ -137,6 +150,110 @@ async fn peers_find_each_other_and_leave() {
     assert!(peers(&server.announce(2000, "&left=5").await).is_empty());
     assert!(failed(&server.get("/scrape").await), "nobody is told of every torrent");
     assert!(server.get("/health").await.ends_with("ok\n"));
+    assert_eq!(server.tracker.store.totals().torrents, 1);
+}
+
+#[tokio::test]
+async fn statistics_are_told_in_both_formats() {
+    let server = Server::start().await;
+    server.announce(1000, "&left=0").await;
+    server.announce(2000, "&left=5").await;
+    server.get("/announce").await;
+    let summary: serde_json::Value = serde_json::from_slice(&body(&server.get("/stats.json").await)).unwrap();
+    assert_eq!((&summary["torrents"], &summary["seeds"], &summary["leechers"]), (&1.into(), &1.into(), &1.into()));
+    assert_eq!((&summary["http"]["announces"], &summary["http"]["malformed"]), (&2.into(), &1.into()), "{summary}");
+    let text = server.get("/metrics").await;
+    assert!(text.contains("text/plain; version=0.0.4") && text.contains("\nbtfs_tracker_seeds 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn only_what_is_listed_is_tracked_and_the_list_changes_while_it_runs() {
+    let server = Server::start().await;
+    let hash = InfoHash([7; 20]);
+    server.announce(1000, "&left=0").await;
+    server.tracker.access.set_listed_only(true);
+    let refused = server.announce(2000, "&left=5").await;
+    assert!(failed(&refused) && refused.contains("8:retry ini30e"), "{refused}");
+    // Nothing is told of it either, though it is in memory.
+    let path = format!("/scrape?info_hash={}", "%07".repeat(20));
+    assert!(server.get(&path).await.contains("8:completei0e"));
+    server.tracker.access.list(hash);
+    assert_eq!(peers(&server.announce(2000, "&left=5").await), [127, 0, 0, 1, 3, 232]);
+    assert!(server.get(&path).await.contains("8:completei1e"));
+}
+
+#[tokio::test]
+async fn a_private_tracker_wants_a_passkey_in_the_path() {
+    let server = Server::start().await;
+    server.tracker.access.set_private(true);
+    server.tracker.access.admit("s3cret");
+    let query = format!("info_hash={}&peer_id=-XX0001-000000000000&port=1&left=0", "%07".repeat(20));
+    let refused = server.get(&format!("/announce?{query}")).await;
+    assert!(failed(&refused) && refused.contains("8:retry in5:never"), "{refused}");
+    for key in ["wrong", "S3cret", "s3cret%00", "s3cre"] {
+        assert!(failed(&server.get(&format!("/{key}/announce?{query}")).await), "{key}");
+        assert!(failed(&server.get(&format!("/{key}/scrape?{query}")).await), "{key}");
+    }
+    assert!(peers(&server.get(&format!("/s3cret/announce?{query}")).await).is_empty());
+    assert!(server.get(&format!("/s3cret/scrape?{query}")).await.contains("8:completei1e"));
+    assert_eq!(statuses(&server.get(&format!("/a/s3cret/announce?{query}")).await), [404]);
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_trusted_says_whose_address_counts() {
+    let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let server =
+        Server::start_with("127.0.0.1".parse().unwrap(), ServeConfig { trusted_proxies, ..ServeConfig::default() });
+    let forwarded = |port: u16, ip: &str| {
+        let (hash, port) = ("%07".repeat(20), port.to_string());
+        let path = format!("/announce?info_hash={hash}&peer_id=-XX0001-000000000000&port={port}&left=5");
+        format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 9.9.9.9, {ip}\r\nConnection: close\r\n\r\n")
+    };
+    peers(&server.exchange(forwarded(1000, "192.0.2.1").as_bytes()).await);
+    let told = peers(&server.exchange(forwarded(2000, "192.0.2.2").as_bytes()).await);
+    assert_eq!(told, [192, 0, 2, 1, 3, 232]);
+    // Not believed by one that trusts nobody.
+    let server = Server::start().await;
+    peers(&server.exchange(forwarded(1000, "192.0.2.1").as_bytes()).await);
+    let told = peers(&server.exchange(forwarded(2000, "192.0.2.2").as_bytes()).await);
+    assert_eq!(told, [127, 0, 0, 1, 3, 232]);
+}
+
+#[tokio::test]
+async fn pages_are_served_beside_the_tracker() {
+    let who = async |Extension(Requester(ip)): Extension<Requester>| ip.to_string();
+    let pages = Router::new()
+        .route("/", get(who))
+        .route("/announce", get(async || "never"))
+        .route("/upload", post(async |body: String| body.len().to_string()))
+        .layer(DefaultBodyLimit::max(1000));
+    let config = ServeConfig { pages: Some(pages), ..ServeConfig::default() };
+    let server = Server::start_with("127.0.0.1".parse().unwrap(), config);
+    assert!(server.get("/").await.ends_with("\r\n\r\n127.0.0.1"));
+    assert!(peers(&server.announce(1000, "&left=0").await).is_empty());
+    assert_eq!(statuses(&server.get("/none").await), [404]);
+    let post = |path: &str, length: usize| {
+        let body = "x".repeat(length);
+        format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    };
+    assert!(server.exchange(post("/upload", 900).as_bytes()).await.ends_with("900"));
+    assert_eq!(statuses(&server.exchange(post("/upload", 1001).as_bytes()).await), [413]);
+    assert_eq!(statuses(&server.exchange(post("/announce", 1).as_bytes()).await), [400]);
+    assert_eq!(statuses(&server.exchange(post("/stats.json", 0).as_bytes()).await), [405]);
+}
+
+#[tokio::test]
+async fn the_end_waits_for_nobody_who_is_idle() {
+    let server = Server::start().await;
+    let mut idle = TcpStream::connect(server.addr).await.unwrap();
+    let request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    let mut answer = [0; 1024];
+    assert!(idle.read(&mut answer).await.unwrap() > 0);
+    server.stop.send(true).unwrap();
+    tokio::time::timeout(Duration::from_secs(10), server.served).await.expect("it ends").unwrap().unwrap();
+    assert_eq!(idle.read(&mut answer).await.unwrap_or(0), 0, "it is closed");
+    Sockets::open(&[server.addr], 1).expect("the port is free again");
 }
 
 #[tokio::test]

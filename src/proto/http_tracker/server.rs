@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::base::{InfoHash, PeerId};
-use crate::proto::announce::{AnnounceEvent, AnnounceReply, AnnounceRequest};
+use crate::proto::announce::{AnnounceEvent, AnnounceReply, AnnounceRequest, Retry};
 use crate::proto::bencode::{DictWriter, Writer};
 use crate::proto::peer_addr::encode;
 
@@ -12,7 +12,7 @@ use crate::proto::peer_addr::encode;
 pub const MAX_NUMWANT: u32 = 200;
 
 /// Peers that an announce is given when it does not say how many it wants (BEP 3).
-const DEFAULT_NUMWANT: u32 = 50;
+pub const DEFAULT_NUMWANT: u32 = 50;
 
 /// Why an announce is refused: the words that the peer is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +99,11 @@ pub fn write_reply(reply: &AnnounceReply) -> Vec<u8> {
         reply.peers.iter().filter(|peer| peer.is_ipv4() == v4).for_each(|&peer: &SocketAddr| encode(peer, &mut out));
         out
     };
+    write_compact_reply(reply, &compact(true), &compact(false))
+}
+
+/// As [`write_reply`], with peers that are in compact form already; those of `reply` are left out.
+pub fn write_compact_reply(reply: &AnnounceReply, v4: &[u8], v6: &[u8]) -> Vec<u8> {
     Writer::dict_to_vec(|root| {
         write_number(root, "complete", reply.complete);
         write_number(root, "downloaded", reply.downloaded);
@@ -110,8 +115,7 @@ pub fn write_reply(reply: &AnnounceReply) -> Vec<u8> {
         write_number(root, "incomplete", reply.incomplete);
         write_number(root, "interval", reply.interval_seconds);
         write_number(root, "min interval", reply.min_interval_seconds);
-        root.key("peers").bytes(compact(true));
-        let v6 = compact(false);
+        root.key("peers").bytes(v4);
         if !v6.is_empty() {
             root.key("peers6").bytes(v6);
         }
@@ -166,9 +170,16 @@ pub fn write_scrape(swarms: &[ScrapedSwarm]) -> Vec<u8> {
     })
 }
 
-/// The body that refuses an announce or a scrape.
-pub fn write_failure(reason: &str) -> Vec<u8> {
-    Writer::dict_to_vec(|root| root.key("failure reason").bytes(reason))
+/// The body that refuses an announce or a scrape; `retry` says when to come again (BEP 31).
+pub fn write_failure(reason: &str, retry: Option<Retry>) -> Vec<u8> {
+    Writer::dict_to_vec(|root| {
+        root.key("failure reason").bytes(reason);
+        match retry {
+            Some(Retry::Minutes(minutes)) => root.key("retry in").int(minutes),
+            Some(Retry::Never) => root.key("retry in").bytes("never"),
+            None => {}
+        }
+    })
 }
 
 fn write_number(root: &mut DictWriter, key: &str, value: Option<u32>) {

@@ -59,8 +59,10 @@ fn replies_round_trip() {
     };
     assert_eq!(parse_reply(&write_reply(&reply)), Ok(reply));
     assert_eq!(parse_reply(&write_reply(&AnnounceReply::default())), Ok(AnnounceReply::default()));
-    let refused = TrackerError::Refused { reason: "not registered".into(), retry: None };
-    assert_eq!(parse_reply(&write_failure("not registered")), Err(refused));
+    for retry in [None, Some(Retry::Minutes(30)), Some(Retry::Never)] {
+        let refused = TrackerError::Refused { reason: "not registered".into(), retry };
+        assert_eq!(parse_reply(&write_failure("not registered", retry)), Err(refused));
+    }
 }
 
 #[test]

@@ -104,23 +104,91 @@ fn recorded(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/corpus/wire/{name}.bin", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// What a tracker reads in the options (BEP 41): the URL data joined, up to the end.
-fn url_data(mut options: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    while let Some((&kind, rest)) = options.split_first() {
-        assert_eq!(kind, 2);
-        let (length, rest) = rest.split_first().unwrap();
-        let (part, rest) = rest.split_at(usize::from(*length));
-        out.extend_from_slice(part);
-        options = rest;
+#[test]
+fn questions_of_the_corpus_are_read_or_dropped() {
+    let body = |name: &str| parse_question(&recorded(name)).map(|question| format!("{:?}", question.body));
+    assert_eq!(body("utreq-ok-connect").as_deref(), Some("Connect"));
+    for name in ["bad-magic", "short-15", "empty", "announce-short", "action-99", "scrape-odd"] {
+        assert_eq!(body(&format!("utreq-{name}")), None, "{name}");
     }
-    out
+    assert!(body("utreq-forged-connid").unwrap().starts_with("Announce"));
+    let many = recorded("utreq-scrape-200");
+    let QuestionBody::Scrape { hashes, .. } = parse_question(&many).unwrap().body else { panic!("no scrape") };
+    assert_eq!(hashes.len(), MAX_SCRAPED);
+}
+
+#[test]
+fn what_is_asked_is_what_is_read() {
+    let mut asked = request();
+    for event in [AnnounceEvent::Periodic, AnnounceEvent::Completed, AnnounceEvent::Started, AnnounceEvent::Stopped] {
+        asked.event = event;
+        let datagram = write_announce(9, 7, &asked, b"/key/announce");
+        let options = &datagram[98..];
+        let body = QuestionBody::Announce { connection: 9, request: asked.clone(), options };
+        assert_eq!(parse_question(&datagram), Some(Question { transaction: 7, body }));
+        assert_eq!(*url_data(options), *b"/key/announce");
+    }
+    let scrape = write_scrape(9, 7, &InfoHash([3; 20]));
+    let body = QuestionBody::Scrape { connection: 9, hashes: &[[3; 20]] };
+    assert_eq!(parse_question(&scrape), Some(Question { transaction: 7, body }));
+    assert_eq!(parse_question(&write_connect(7)), Some(Question { transaction: 7, body: QuestionBody::Connect }));
+}
+
+#[test]
+fn the_number_wanted_is_clamped() {
+    for (sent, read) in [(-1_i32, 50), (i32::MIN, 50), (0, 0), (7, 7), (i32::MAX, 200)] {
+        let datagram = write_announce(9, 7, &AnnounceRequest { numwant: sent as u32, ..request() }, b"");
+        let Some(Question { body: QuestionBody::Announce { request, .. }, .. }) = parse_question(&datagram) else {
+            panic!("no announce")
+        };
+        assert_eq!(request.numwant, read, "{sent}");
+    }
+}
+
+#[test]
+fn options_end_where_they_are_broken() {
+    for (options, read) in [
+        (&b""[..], &b""[..]),
+        (b"\x01\x01\x02\x02ab\x01\x02\x01c\x00\x02\x01d", b"abc"),
+        (b"\x02\x05ab", b""),
+        (b"\x02", b""),
+        (b"\x63\x02\x01a", b""),
+    ] {
+        assert_eq!(*url_data(options), *read, "{options:?}");
+    }
+}
+
+#[test]
+fn answers_are_read_as_they_were_written() {
+    let read = |bytes: &[u8]| parse_reply(bytes, false).map(|reply| (reply.transaction, reply.body)).unwrap();
+    let mut out = Vec::new();
+    write_connected(&mut out, 7, 9);
+    assert_eq!((out.len(), read(&out)), (16, (7, ReplyBody::Connected(9))));
+    let told = AnnounceReply {
+        interval_seconds: Some(1800),
+        incomplete: Some(2),
+        complete: Some(3),
+        ..AnnounceReply::default()
+    };
+    assert_eq!(read(&announced(7, 1800, 2, 3)), (7, ReplyBody::Announced(told)));
+    out.clear();
+    write_scraped(&mut out, 7);
+    write_scraped_swarm(&mut out, 3, 9, 2);
+    let told = ScrapeReply { complete: Some(3), downloaded: Some(9), incomplete: Some(2), min_interval_seconds: None };
+    assert_eq!(read(&out), (7, ReplyBody::Scraped(told)));
+    out.clear();
+    write_refused(&mut out, 7, "no such torrent", 15);
+    assert_eq!((out.len(), read(&out)), (15, (7, ReplyBody::Refused("no such".into()))));
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_trouble(bytes in vec(any::<u8>(), 0..200), action in 0_u8..5, over_ipv6: bool) {
         let _ = parse_reply(&bytes, over_ipv6);
+        let asked = [&9_u64.to_be_bytes()[..], &[0, 0, 0, action, 0, 0, 0, 7], &bytes].concat();
+        if let Some(Question { body: QuestionBody::Announce { options, .. }, .. }) = parse_question(&asked) {
+            let _ = url_data(options);
+        }
         let told = [&[0, 0, 0, action, 0, 0, 0, 7], &bytes[..]].concat();
         let Some(reply) = parse_reply(&told, over_ipv6) else { return Ok(()) };
         prop_assert_eq!(reply.transaction, 7);
@@ -156,7 +224,7 @@ proptest! {
     #[test]
     fn url_data_round_trips(url in vec(any::<u8>(), 0..2000)) {
         let out = write_announce(1, 2, &request(), &url);
-        prop_assert_eq!(url_data(&out[98..]), &url[..url.len().min(MAX_URL_DATA_BYTES)]);
+        prop_assert_eq!(&*url_data(&out[98..]), &url[..url.len().min(MAX_URL_DATA_BYTES)]);
         prop_assert!(out.len() <= 1200);
     }
 }

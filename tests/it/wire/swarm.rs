@@ -1,10 +1,12 @@
 //! Sessions among themselves.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use btfs::base::PieceRange;
 use btfs::engine::{Command, ReadError};
 use btfs::net::AddTorrent;
+use btfs::tracker::{ServeConfig, Sockets, StoreConfig, Tracker};
 
 use super::{Content, Node, read, stored, wait};
 
@@ -135,11 +137,11 @@ fn a_port_is_free_as_soon_as_its_session_is_over() {
 #[test]
 fn peers_meet_through_a_tracker_and_say_goodbye() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let store = std::sync::Arc::new(btfs::tracker::Store::new(btfs::tracker::StoreConfig::default()));
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-    let url = format!("http://{}/announce", listener.local_addr().unwrap());
+    let sockets = Sockets::open(&["127.0.0.1:0".parse().unwrap()], 1).unwrap();
+    let url = format!("http://{}/announce", sockets.addrs()[0]);
+    let tracker = Arc::new(Tracker::new(StoreConfig::default(), Instant::now(), sockets.udp_workers()));
     let (_stop, stopped) = tokio::sync::watch::channel(false);
-    runtime.spawn(btfs::tracker::serve(listener, store.clone(), stopped));
+    runtime.spawn(btfs::tracker::serve(sockets, tracker.clone(), ServeConfig::default(), stopped));
     let content = Content::random("met.bin", 400_000, 32768, Some(url));
     let (seed, leech) = (Node::start(), Node::start());
     let seeding = seed.seed(&content);
@@ -147,7 +149,7 @@ fn peers_meet_through_a_tracker_and_say_goodbye() {
     let handle = leech.session.add(content.to_add()).unwrap();
     read(&handle, handle.store().layout().pieces()).unwrap();
     assert!(stored(&handle) == content.bytes);
-    let counts = || store.scrape(&content.metainfo.info_hash.unwrap());
+    let counts = || tracker.store.scrape(&content.metainfo.info_hash.unwrap());
     assert_eq!(counts().seeds + counts().leechers, 2);
     let started = Instant::now();
     leech.session.shutdown();

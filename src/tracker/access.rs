@@ -1,0 +1,182 @@
+//! Who may announce what. In memory, asked at every announce and changed while announces go on; where it comes from (a
+//! database, a file) is somebody else's business.
+
+use std::collections::HashSet;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::base::InfoHash;
+use crate::proto::announce::Retry;
+
+/// Why somebody is refused: the words that he is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// This tracker does not track that torrent.
+    #[error("this torrent is not registered here")]
+    Unlisted,
+    /// This tracker wants a passkey in the path, and there is none.
+    #[error("this tracker is private: its URL needs your passkey")]
+    NoPasskey,
+    /// That passkey is nobody's.
+    #[error("this passkey is not valid")]
+    UnknownPasskey,
+}
+
+impl Refusal {
+    /// When to come again (BEP 31).
+    pub fn retry(self) -> Retry {
+        match self {
+            // It may be uploaded to the index in the meantime.
+            Self::Unlisted => Retry::Minutes(30),
+            Self::NoPasskey | Self::UnknownPasskey => Retry::Never,
+        }
+    }
+}
+
+/// Which torrents and which peers are let in. At first everybody, with anything.
+#[derive(Debug)]
+pub struct Access {
+    listed_only: AtomicBool,
+    private: AtomicBool,
+    torrents: Vec<RwLock<HashSet<InfoHash>>>,
+    passkeys: RwLock<HashSet<String>>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self::open()
+    }
+}
+
+impl Access {
+    /// Everybody, with anything.
+    pub fn open() -> Self {
+        Self {
+            listed_only: AtomicBool::new(false),
+            private: AtomicBool::new(false),
+            torrents: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            passkeys: RwLock::default(),
+        }
+    }
+
+    /// Whether only torrents are tracked that [`list`](Self::list) has named.
+    pub fn set_listed_only(&self, listed_only: bool) {
+        self.listed_only.store(listed_only, Ordering::Release);
+    }
+
+    /// Whether only peers are served whose URL has a passkey that [`admit`](Self::admit) has named.
+    pub fn set_private(&self, private: bool) {
+        self.private.store(private, Ordering::Release);
+    }
+
+    /// Whether a passkey is asked for.
+    pub fn is_private(&self) -> bool {
+        self.private.load(Ordering::Acquire)
+    }
+
+    /// Whether only listed torrents are tracked.
+    pub fn is_listed_only(&self) -> bool {
+        self.listed_only.load(Ordering::Acquire)
+    }
+
+    /// Lets a torrent in.
+    pub fn list(&self, info_hash: InfoHash) {
+        self.shard(&info_hash).write().expect("no holder panics").insert(info_hash);
+    }
+
+    /// Lets a torrent in no more. Who is in its swarm is forgotten in time.
+    pub fn unlist(&self, info_hash: &InfoHash) {
+        self.shard(info_hash).write().expect("no holder panics").remove(info_hash);
+    }
+
+    /// How many torrents are listed.
+    pub fn listed(&self) -> usize {
+        self.torrents.iter().map(|shard| shard.read().expect("no holder panics").len()).sum()
+    }
+
+    /// Lets the holder of a passkey in.
+    pub fn admit(&self, passkey: impl Into<String>) {
+        self.passkeys.write().expect("no holder panics").insert(passkey.into());
+    }
+
+    /// Lets the holder of a passkey in no more.
+    pub fn expel(&self, passkey: &str) {
+        self.passkeys.write().expect("no holder panics").remove(passkey);
+    }
+
+    /// Whether this torrent may be asked for by whoever showed this passkey, or none.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn judge(&self, info_hash: &InfoHash, passkey: Option<&str>) -> Result<(), Refusal> {
+        self.judge_passkey(passkey)?;
+        let unlisted = self.is_listed_only() && !self.is_listed(info_hash);
+        if unlisted { Err(Refusal::Unlisted) } else { Ok(()) }
+    }
+
+    /// Whether whoever shows this passkey, or none, may ask anything.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn judge_passkey(&self, passkey: Option<&str>) -> Result<(), Refusal> {
+        if !self.is_private() {
+            return Ok(());
+        }
+        let passkey = passkey.ok_or(Refusal::NoPasskey)?;
+        // Not compared in constant time, but looked up by a keyed hash: time tells nothing of how much was right.
+        let known = self.passkeys.read().expect("no holder panics").contains(passkey);
+        if known { Ok(()) } else { Err(Refusal::UnknownPasskey) }
+    }
+
+    /// Whether [`list`](Self::list) has named it.
+    pub fn is_listed(&self, info_hash: &InfoHash) -> bool {
+        self.shard(info_hash).read().expect("no holder panics").contains(info_hash)
+    }
+
+    fn shard(&self, info_hash: &InfoHash) -> &RwLock<HashSet<InfoHash>> {
+        &self.torrents[usize::from(info_hash.0[0]) % SHARDS]
+    }
+}
+
+const SHARDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: InfoHash = InfoHash([7; 20]);
+
+    #[test]
+    fn everybody_is_let_in_at_first() {
+        assert_eq!(Access::open().judge(&HASH, None), Ok(()));
+        assert_eq!(Access::open().judge(&HASH, Some("whatever")), Ok(()));
+    }
+
+    #[test]
+    fn lists_change_while_they_are_asked() {
+        let access = Access::open();
+        access.set_listed_only(true);
+        assert_eq!(access.judge(&HASH, None), Err(Refusal::Unlisted));
+        access.list(HASH);
+        access.list(HASH);
+        assert_eq!((access.judge(&HASH, None), access.listed()), (Ok(()), 1));
+        assert_eq!(access.judge(&InfoHash([8; 20]), None), Err(Refusal::Unlisted));
+        access.unlist(&HASH);
+        assert_eq!(access.judge(&HASH, None), Err(Refusal::Unlisted));
+    }
+
+    #[test]
+    fn a_private_tracker_wants_a_passkey_it_knows() {
+        let access = Access::open();
+        access.set_private(true);
+        access.admit("alice");
+        assert_eq!(access.judge(&HASH, None), Err(Refusal::NoPasskey));
+        assert_eq!(access.judge(&HASH, Some("bob")), Err(Refusal::UnknownPasskey));
+        assert_eq!(access.judge(&HASH, Some("alice")), Ok(()));
+        access.set_listed_only(true);
+        assert_eq!(access.judge(&HASH, Some("alice")), Err(Refusal::Unlisted));
+        access.expel("alice");
+        assert_eq!(access.judge(&HASH, Some("alice")), Err(Refusal::UnknownPasskey));
+        assert_eq!(Refusal::UnknownPasskey.retry(), Retry::Never);
+    }
+}
