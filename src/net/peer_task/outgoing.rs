@@ -19,6 +19,7 @@ use crate::storage::{DiskPool, Lane, Pages, Part, Pins, StorageError, Store, sen
 pub(super) struct Outgoing {
     store: Arc<Store>,
     pool: DiskPool,
+    /// None but the last is empty: what is ready to be sent would else be nothing, for ever.
     segments: VecDeque<Segment>,
     /// What the first segment is to become, while a disk thread reads it.
     reading: Option<oneshot::Receiver<BytesMut>>,
@@ -59,7 +60,8 @@ impl Outgoing {
 
     /// Puts blocks behind everything else.
     pub(super) fn push(&mut self, run: Run) {
-        self.segments.push_back(Segment::Run(run));
+        let empty = self.segments.back().is_some_and(|last| last.len() == 0);
+        self.segments.insert(self.segments.len() - usize::from(empty), Segment::Run(run));
     }
 
     /// Puts the block that a disk thread has read behind everything else.
@@ -93,6 +95,7 @@ impl Outgoing {
         if self.reading.is_some() {
             return Ok(false);
         }
+        debug_assert!(self.segments.iter().rev().skip(1).all(|segment| segment.len() > 0));
         let Some(Segment::Run(run)) = self.segments.front_mut() else { return Ok(true) };
         if run.renew(&self.store, now) {
             return Ok(true);
