@@ -200,6 +200,12 @@ impl World {
     /// Starts one that has (`seeds`), or is to fill, `directory`. A leecher ends by itself when it has all.
     #[track_caller]
     pub fn aria2(&self, torrent: &Torrent, directory: &Path, seeds: bool) -> Aria2 {
+        self.aria2_with(torrent, directory, seeds, &[])
+    }
+
+    /// As [`aria2`](Self::aria2), with further options.
+    #[track_caller]
+    pub fn aria2_with(&self, torrent: &Torrent, directory: &Path, seeds: bool, more: &[&str]) -> Aria2 {
         let addr = own_addr();
         let mut command = Command::new("aria2c");
         self.surround(&mut command);
@@ -214,7 +220,7 @@ impl World {
         } else {
             command.args(["--seed-time=0"]);
         }
-        command.arg(&torrent.file);
+        command.args(more).arg(&torrent.file);
         let process = Process::start(&mut command, &self.path(format!("aria2-{}.log", addr.ip())));
         let mut started = Aria2 { process, addr };
         wait_for("aria2 listens", START, || {

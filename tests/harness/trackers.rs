@@ -1,6 +1,7 @@
-//! Other people's trackers, on loopback.
+//! Trackers on loopback: other people's, and ours.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -76,6 +77,53 @@ impl NpmTracker {
 fn is_from(line: &serde_json::Value, addr: SocketAddr) -> bool {
     let spelled = format!("{}:{}", addr.ip(), addr.port());
     line["addr"].as_str().is_some_and(|from| from.replace(['[', ']'], "").ends_with(&spelled))
+}
+
+/// `btfs tracker`.
+pub struct OwnTracker {
+    talker: Talker,
+    addr: SocketAddr,
+    pub url: String,
+    /// The same tracker by UDP.
+    pub udp: String,
+}
+
+impl World {
+    /// Starts one that listens with this address.
+    #[track_caller]
+    pub fn own_tracker(&self, ip: IpAddr) -> OwnTracker {
+        let mut command = self.btfs();
+        command.args(["tracker", "--json", "--listen", &SocketAddr::new(ip, 0).to_string()]);
+        let mut talker = Talker::start(&mut command, &self.path("tracker.log"));
+        let (addr, urls) = talker.hear("btfs tracker listens", START, 0, |line| {
+            let addr: SocketAddr = line["listen"][0].as_str()?.parse().ok()?;
+            Some((addr, [0, 1].map(|at: usize| line["announce"][at].as_str().unwrap_or_default().to_owned())))
+        });
+        let [url, udp] = urls;
+        OwnTracker { talker, addr, url, udp }
+    }
+}
+
+impl OwnTracker {
+    /// What it says of itself.
+    #[track_caller]
+    pub fn stats(&mut self) -> serde_json::Value {
+        self.talker.process().assert_alive();
+        let mut stream = TcpStream::connect(self.addr).expect("it listens");
+        write!(stream, "GET /stats.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(answer.split_once("\r\n\r\n").expect("a head").1).unwrap()
+    }
+
+    /// Waits until it knows of so many seeds and leechers.
+    #[track_caller]
+    pub fn wait_peers(&mut self, seeds: u64, leechers: u64, bound: Duration) {
+        wait_until(&format!("{seeds} seeds and {leechers} leechers have announced"), bound, || {
+            let stats = self.stats();
+            (stats["seeds"].as_u64(), stats["leechers"].as_u64()) == (Some(seeds), Some(leechers))
+        });
+    }
 }
 
 /// opentracker, with the torrent on its white list.

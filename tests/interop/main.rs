@@ -12,4 +12,5 @@ mod rqbit;
 mod seeding;
 mod seeds;
 mod trackers;
+mod tracking;
 mod urls;
