@@ -93,6 +93,14 @@ impl Bitfield {
         })
     }
 
+    /// The pieces that are not set, in order.
+    pub fn iter_unset(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        let lacking = self.bytes.iter().enumerate().filter(|(_, byte)| **byte != 0xff).flat_map(|(index, byte)| {
+            (0..8).filter(move |bit| byte & (0x80 >> bit) == 0).map(move |bit| PieceIndex((index * 8 + bit) as u32))
+        });
+        lacking.take_while(|piece| piece.at() < self.len)
+    }
+
     /// Whether `self` has a piece that `other` lacks.
     pub fn has_any_not_in(&self, other: &Self) -> bool {
         self.bytes.iter().zip(&other.bytes).any(|(mine, theirs)| mine & !theirs != 0)
@@ -139,6 +147,10 @@ mod tests {
         assert!(field.clear(PieceIndex(12)) && !field.clear(PieceIndex(12)));
         assert_eq!(field.count(), 0);
         assert_eq!(Bitfield::full(13).iter().count(), 13);
+        assert_eq!((Bitfield::full(13).iter_unset().count(), Bitfield::new(13).iter_unset().count()), (0, 13));
+        let mut almost = Bitfield::full(13);
+        almost.clear(PieceIndex(9));
+        assert_eq!(almost.iter_unset().collect::<Vec<_>>(), [PieceIndex(9)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::assembly::BlockId;
+use super::availability::Counted;
 use super::pace::Pace;
 use super::{Connected, PeerKey, Source};
 use crate::base::{Bitfield, PeerId, PieceIndex, RateMeter};
@@ -68,6 +69,8 @@ pub(crate) struct Peer {
     pub last_useful: Instant,
     /// What it has.
     pub pieces: Bitfield,
+    /// How that is counted among what all have.
+    pub counted: Counted,
     /// A message other than an extended one has come: too late for a bitfield.
     pub started: bool,
     /// It takes nothing (BEP 21).
@@ -127,6 +130,7 @@ impl Peer {
             last_heard: now,
             last_useful: now,
             pieces: Bitfield::new(pieces),
+            counted: Counted::PieceByPiece,
             started: false,
             upload_only: false,
             donthave: None,

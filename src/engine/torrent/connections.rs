@@ -154,7 +154,7 @@ impl Torrent {
     pub(super) fn forget_peer(&mut self, now: Instant, key: PeerKey, reason: Option<CloseReason>) {
         self.free_requests(now, key, |_, _| true);
         let Some(peer) = self.peers.remove(&key) else { return };
-        self.background.availability.remove_all(&peer.pieces);
+        self.background.availability.remove_all(&peer.pieces, peer.counted);
         self.choker.remove(key);
         self.wake.retain(|&(_, other)| other != key);
         let lasted = now.saturating_duration_since(peer.connected_at) > LASTED;
@@ -263,7 +263,7 @@ impl Torrent {
     /// Books what a peer has, as its first message said.
     pub(super) fn set_pieces(&mut self, now: Instant, key: PeerKey, pieces: Bitfield) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        self.background.availability.add_all(&pieces);
+        peer.counted = self.background.availability.add_all(&pieces);
         peer.pieces = pieces;
         self.peer_has_more(now, key);
         self.offer_allowed_fast(key);

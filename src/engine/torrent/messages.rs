@@ -110,7 +110,7 @@ impl Torrent {
         if !peer.pieces.set(piece) {
             return Ok(());
         }
-        self.background.availability.add_one(piece, &peer.pieces);
+        peer.counted = self.background.availability.add_one(piece, &peer.pieces, peer.counted);
         if peer.is_seed() || self.demand.class(piece).is_some() || self.background.is_wanted(piece) {
             self.peer_has_more(now, key);
         }

@@ -134,7 +134,7 @@ impl Torrent {
         self.background.availability.remove_one(piece, was_seed);
         self.free_requests(now, key, |_, block| block.piece == piece);
         self.dirty.everybody = true;
-        // Each costs a look at all pieces, and `have` may follow: not a thousand times a second.
+        // `have` may follow, and so on: not more than a thousand times a second.
         self.useless(now, key)
     }
 }

@@ -230,3 +230,31 @@ fn what_fits_into_memory_is_fetched_reader_by_reader() {
     world.run();
     assert_eq!(world.snapshot().have.count(), 9, "and the window is fetched");
 }
+
+/// A seed that takes pieces back and has them again, over and over: no walk through all pieces for each.
+#[test]
+fn a_seed_that_says_this_and_that_of_a_piece_costs_little() {
+    const PIECES: u32 = 50_000;
+    let mut world = World::with(PIECES, 1, |config| config.fill = Fill::All);
+    world.connect(1);
+    world.hear(1, Message::HaveAll);
+    let donthave = |piece: u32| Message::Extended { id: 1, payload: Bytes::copy_from_slice(&piece.to_be_bytes()) };
+    // The best of a few: whatever else the machine does meanwhile does not count.
+    let rounds = (0..10).map(|_| {
+        let begun = std::time::Instant::now();
+        for number in 0..20 {
+            world.hear_all(1, [donthave(number % 7), Message::Have(number % 7)]);
+        }
+        begun.elapsed()
+    });
+    let flips = rounds.min().unwrap();
+    // A few times as many walks, through as many counters and no more than that.
+    let mut counters = std::hint::black_box(vec![0_u32; PIECES as usize]);
+    let begun = std::time::Instant::now();
+    for _ in 0..200 {
+        counters.iter_mut().for_each(|counter| *counter = std::hint::black_box(*counter + 1));
+    }
+    let walks = begun.elapsed();
+    assert!(world.closed.is_empty() && world.snapshot().peers[0].pieces == PIECES as usize);
+    assert!(flips < walks, "forty messages {flips:?}, two hundred walks {walks:?}");
+}
