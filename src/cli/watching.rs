@@ -26,10 +26,10 @@ impl Watching {
         std::thread::Builder::new().name("watch".into()).spawn(move || {
             let mut period = PERIOD;
             while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
-                let begun = Instant::now();
-                watch.look(begun, &InMount::new(&changes));
-                // Where a look takes long, on a network or of very many files, it is a small part of the time still.
-                period = PERIOD.max(begun.elapsed() * REST);
+                let listing = watch.look(Instant::now(), &InMount::new(&changes));
+                // Where that takes long, on a network or of very many files, it is a small part of the time still. What
+                // came of it is done once, and does not keep the next file waiting.
+                period = PERIOD.max(listing * REST);
             }
         })?;
         Ok(Self { _alive: alive })
@@ -62,9 +62,15 @@ impl Shelf for InMount<'_> {
         }
     }
 
-    fn remove(&self, torrent: &InfoHash) {
-        if self.changes.remove(torrent) {
+    fn remove(&self, torrents: &[InfoHash]) {
+        for torrent in self.changes.remove_all(torrents) {
             tracing::info!(%torrent, "its file is gone: mounted no more");
+        }
+    }
+
+    fn read_anew(&self, metainfo: &Metainfo) {
+        if let Some(hash) = &metainfo.info_hash {
+            self.changes.session().learn_trackers(hash, metainfo.trackers.clone());
         }
     }
 
@@ -80,5 +86,5 @@ impl Shelf for InMount<'_> {
 }
 
 const PERIOD: Duration = Duration::from_secs(1);
-/// Times that it rests, of the time that a look took.
+/// Times that it rests, of the time that listing the directory took.
 const REST: u32 = 20;

@@ -115,12 +115,16 @@ impl Seeding {
     /// Takes out what was shared enough; true as long as anything is left. Blocking.
     pub fn look(&self, now: Instant, changes: &Changes) -> bool {
         let Some(goals) = self.goals else { return false };
+        let mut enough = Vec::new();
         for torrent in changes.session().torrents() {
             let (Some(hash), Some(snapshot)) = (torrent.metainfo().info_hash, torrent.snapshot()) else { continue };
             if let Some(reached) = self.judge(now, goals, hash, &snapshot) {
                 tracing::info!(torrent = %hash, ?reached, "shared enough");
-                changes.remove(&hash);
+                enough.push(hash);
             }
+        }
+        if !enough.is_empty() {
+            changes.remove_all(&enough);
         }
         !changes.session().torrents().is_empty()
     }

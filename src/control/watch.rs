@@ -25,8 +25,10 @@ pub trait Shelf {
     /// # Errors
     /// Why not, for people.
     fn add(&self, torrent: Arc<Metainfo>, folder: &Path) -> Result<(), String>;
-    /// Shows it no more.
-    fn remove(&self, torrent: &InfoHash);
+    /// Shows these no more.
+    fn remove(&self, torrents: &[InfoHash]);
+    /// The file of a torrent that is shown was written anew: what stands beside the torrent in it may be different.
+    fn read_anew(&self, torrent: &Metainfo);
     /// Shows it in another folder.
     fn move_to(&self, torrent: &InfoHash, folder: &Path);
     /// There are these folders, and no others.
@@ -100,8 +102,10 @@ impl Watch {
         self.shown.len()
     }
 
-    /// Looks, and brings the shelf to what there is now. Blocking.
-    pub fn look(&mut self, now: Instant, shelf: &dyn Shelf) {
+    /// Looks, and brings the shelf to what there is now. Blocking. Returns how long it took to list the directory: what
+    /// every look costs, whatever comes of it.
+    pub fn look(&mut self, now: Instant, shelf: &dyn Shelf) -> Duration {
+        let begun = Instant::now();
         let mut found = Found::default();
         let device = match fs::metadata(&self.directory) {
             Ok(meta) => meta.dev(),
@@ -113,10 +117,11 @@ impl Watch {
         if found.unknown.is_empty() {
             self.scan(Path::new(""), device, 0, &mut found);
         }
+        let listing = begun.elapsed();
         self.name_unreadable(&found);
         if found.unknown.contains_key(Path::new("")) {
             // Unplugged, perhaps: what is shown stays until it is known to be gone.
-            return;
+            return listing;
         }
         let is_unknown = |path: &Path| path.ancestors().any(|above| found.unknown.contains_key(above));
         self.files.retain(|path, _| found.files.contains_key(path) || is_unknown(path));
@@ -129,6 +134,7 @@ impl Watch {
             folders.extend(path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).map(Path::to_owned));
         }
         self.settle(now, shelf, &folders, read);
+        listing
     }
 
     /// Lists a directory and those in it. Names that begin with a dot are hidden, links to directories are not followed,
@@ -218,15 +224,18 @@ impl Watch {
         }
         self.refused.retain(|torrent, _| wanted.contains_key(torrent));
         let gone: Vec<_> = self.shown.keys().filter(|torrent| !wanted.contains_key(torrent)).copied().collect();
-        for torrent in gone {
-            self.shown.remove(&torrent);
-            shelf.remove(&torrent);
+        if !gone.is_empty() {
+            self.shown.retain(|torrent, _| !gone.contains(torrent));
+            shelf.remove(&gone);
         }
         // Those that are left empty go after what was in them, and new ones come before what is to be in them.
         shelf.set_folders(folders);
         for torrent in order {
             let path = wanted[&torrent];
             let folder = path.parent().unwrap_or(Path::new(""));
+            if let Some(metainfo) = read.get(path).filter(|_| self.shown.contains_key(&torrent)) {
+                shelf.read_anew(metainfo);
+            }
             match self.shown.get_mut(&torrent) {
                 Some(shown) if shown.parent() != Some(folder) => {
                     shelf.move_to(&torrent, folder);
@@ -318,6 +327,8 @@ mod tests {
     struct Notes {
         said: RefCell<Vec<String>>,
         full: std::cell::Cell<bool>,
+        /// What a removal takes.
+        slow: Duration,
         names: RefCell<HashMap<InfoHash, String>>,
         folders: RefCell<BTreeSet<PathBuf>>,
     }
@@ -343,8 +354,16 @@ mod tests {
             Ok(())
         }
 
-        fn remove(&self, torrent: &InfoHash) {
-            self.said.borrow_mut().push(format!("-{}", self.name(torrent)));
+        fn remove(&self, torrents: &[InfoHash]) {
+            std::thread::sleep(self.slow);
+            let mut names: Vec<_> = torrents.iter().map(|torrent| self.name(torrent)).collect();
+            names.sort();
+            self.said.borrow_mut().push(format!("-{}", names.join(",")));
+        }
+
+        fn read_anew(&self, torrent: &Metainfo) {
+            let name = self.name(&torrent.info_hash.unwrap());
+            self.said.borrow_mut().push(format!("={name} {}", torrent.trackers.concat().join(",")));
         }
 
         fn move_to(&self, torrent: &InfoHash, folder: &Path) {
@@ -358,6 +377,10 @@ mod tests {
 
     /// The bytes of a torrent file.
     fn torrent(name: &str) -> Vec<u8> {
+        torrent_at(name, &[])
+    }
+
+    fn torrent_at(name: &str, trackers: &[&str]) -> Vec<u8> {
         let entry = NewEntry { path: vec![name.into()], length: 5, executable: false, target: None };
         let torrent = NewTorrent {
             name: name.into(),
@@ -365,6 +388,7 @@ mod tests {
             entries: vec![entry],
             piece_length: 16384,
             pieces: vec![7; 20],
+            trackers: trackers.iter().map(|url| vec![(*url).to_owned()]).collect(),
             ..NewTorrent::default()
         };
         torrent.write().unwrap().0.to_vec()
@@ -421,7 +445,7 @@ mod tests {
         assert_eq!(world.look(), [""; 0]);
         fs::remove_file(world.path("a.torrent")).unwrap();
         fs::rename(world.path("deep/er/b.TORRENT"), world.path("empty/b.torrent")).unwrap();
-        assert_eq!(world.look(), ["-a", ">empty/b"]);
+        assert_eq!(world.look(), ["-a", "=b ", ">empty/b"]);
         fs::remove_dir_all(world.path("empty")).unwrap();
         fs::remove_dir_all(world.path("deep")).unwrap();
         assert_eq!(world.look(), ["-b"]);
@@ -471,6 +495,33 @@ mod tests {
         assert_eq!(world.look(), [">two/a"]);
         fs::remove_file(world.path("two/2.torrent")).unwrap();
         assert_eq!(world.look(), ["-a"]);
+    }
+
+    #[test]
+    fn a_file_that_names_other_trackers_now_tells_of_them() {
+        let mut world = World::new();
+        world.write("a.torrent", &torrent_at("a", &["http://one/"]));
+        assert_eq!(world.look(), ["+a"]);
+        world.write("a.torrent", &torrent_at("a", &["http://two/", "http://one/"]));
+        assert_eq!(world.look(), ["=a http://two/,http://one/"]);
+        assert_eq!(world.look(), [""; 0], "once");
+    }
+
+    #[test]
+    fn what_goes_goes_together_and_its_end_is_no_part_of_what_looking_takes() {
+        let mut world = World::new();
+        world.notes.slow = Duration::from_millis(200);
+        for name in ["a", "b", "c"] {
+            world.write(&format!("{name}.torrent"), &torrent(name));
+        }
+        world.look();
+        for name in ["a", "c"] {
+            fs::remove_file(world.path(&format!("{name}.torrent"))).unwrap();
+        }
+        let begun = Instant::now();
+        let listing = world.watch.look(world.now, &world.notes);
+        assert!(listing + world.notes.slow <= begun.elapsed(), "{listing:?}");
+        assert_eq!(world.notes.take(), ["-a,c"]);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) struct Announcer {
     /// Peers are few and somebody waits.
     short: bool,
     numwant: u32,
+    rng: fastrand::Rng,
 }
 
 #[derive(Debug)]
@@ -80,6 +81,26 @@ impl Announcer {
             stopping: false,
             short: false,
             numwant: MIN_NUMWANT,
+            rng,
+        }
+    }
+
+    /// There are more trackers than was known: tiers behind the others, which are asked as those are. Of all the first
+    /// [`MAX_TRACKERS`] count.
+    pub(crate) fn learn(&mut self, tiers: &[Vec<String>], now: Instant) {
+        for urls in tiers {
+            let mut order = Vec::new();
+            for url in urls {
+                let known = self.trackers.iter().any(|tracker| tracker.url == *url);
+                if !known && !self.stopping && self.trackers.len() < MAX_TRACKERS {
+                    order.push(self.trackers.len());
+                    self.trackers.push(Tracker::new(url.clone(), self.tiers.len(), now));
+                }
+            }
+            if !order.is_empty() {
+                self.rng.shuffle(&mut order);
+                self.tiers.push(Tier { order, working: None, turned_at: now });
+            }
         }
     }
 

@@ -107,6 +107,8 @@ pub enum Command {
     NewLimits,
     /// So many peers are unchoked at a time from now on; `None`: as many as make the whole faster.
     UploadSlots(Option<usize>),
+    /// There are these trackers, too, tier by tier; those that are known already are passed over.
+    Trackers(Vec<Vec<String>>),
     /// The torrent ends: `stopped` is announced; no peer is dialled any more, waiting reads fail.
     Stop,
 }

@@ -275,6 +275,7 @@ impl Torrent {
             Command::Room(room) => self.set_room(now, room),
             Command::NewLimits => self.dirty.everybody = true,
             Command::UploadSlots(slots) => self.choker.set_slots(slots),
+            Command::Trackers(tiers) => self.announcer.learn(&tiers, now),
             Command::Stop => self.stop(now),
         }
         self.finish(now);

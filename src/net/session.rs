@@ -1,6 +1,7 @@
 //! One process's part in BitTorrent: ports, the peer id, the torrents.
 
 mod limits;
+mod members;
 
 pub use self::limits::NewBounds;
 
@@ -279,25 +280,6 @@ impl Session {
         added
     }
 
-    /// Takes a torrent out: fails its waiting reads, announces `stopped` (3 s at most), closes its connections and its
-    /// store. Blocking; false when there is no such torrent. Its slot in the cache is free when all handles are gone.
-    pub fn remove(&self, info_hash: &InfoHash) -> bool {
-        let running = {
-            let mut state = self.state();
-            let at = state.torrents.iter().position(|running| running.info_hash == *info_hash);
-            at.map(|at| state.torrents.remove(at))
-        };
-        let Some(running) = running else { return false };
-        let store = Arc::downgrade(running.handle.store());
-        self.end(vec![running]);
-        // Jobs and connections that are just ending hold it a moment longer; an open file holds it as long as it likes.
-        let until = Instant::now() + SLOT_PATIENCE;
-        while store.strong_count() > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        true
-    }
-
     /// All torrents in the order of their adding.
     pub fn torrents(&self) -> Vec<TorrentHandle> {
         self.state().torrents.iter().map(|running| running.handle.clone()).collect()
@@ -509,8 +491,6 @@ fn fresh_peer_id() -> PeerId {
 const MAX_HALF_OPEN: usize = 100;
 /// Under this name a slot remembers the port.
 const PORT_KEY: &str = "port";
-/// How long a torrent that was taken out is waited for until its slot is free.
-const SLOT_PATIENCE: Duration = Duration::from_millis(500);
 /// Connections that wait for a torrent's task; more are dropped.
 const INCOMING_QUEUE: usize = 16;
 /// Announces by HTTP at a time, of all torrents: a thousand at once would be a flood to a tracker, and of descriptors.

@@ -133,6 +133,26 @@ fn one_tracker_of_a_tier_is_asked_and_the_next_when_it_fails() {
 }
 
 #[test]
+fn trackers_that_come_later_are_asked_when_those_before_them_fail() {
+    let mut bench = Bench::new("a | b");
+    assert_eq!(bench.due(), one("a", Started));
+    bench.announcer.learn(&[vec!["b".into(), "a".into()], vec!["c".into()]], bench.now);
+    assert_eq!(bench.announcer.snapshot(bench.now).iter().map(|tracker| tracker.tier).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(bench.due(), []);
+    bench.fail("a");
+    assert_eq!(bench.due(), one("b", Started));
+    bench.fail("b");
+    assert_eq!(bench.due(), one("c", Started));
+    // Where there was none it is the first.
+    let mut bench = Bench::new("");
+    bench.announcer.learn(&[vec!["c".into()]], bench.now);
+    assert_eq!(bench.due(), one("c", Started));
+    let many = (0..MAX_TRACKERS).map(|number| number.to_string()).collect();
+    bench.announcer.learn(&[many], bench.now);
+    assert_eq!(bench.announcer.trackers.len(), MAX_TRACKERS);
+}
+
+#[test]
 fn a_tier_is_shuffled_by_the_seed() {
     let firsts: std::collections::BTreeSet<String> =
         (0..50).map(|seed| Bench::with("", "a b c", seed).due().remove(0).0).collect();
