@@ -1,7 +1,8 @@
 //! Whom we upload to: tit-for-tat while we want data, rate and rotation once we have it all (BEP 3).
 //!
 //! Says who is to be unchoked and who choked; sends nothing and measures nothing. A free slot is given at once when a
-//! peer becomes interested, everything else waits for the tick, so that no peer is choked and unchoked in quick turn.
+//! peer becomes interested, and so is that of a peer that wants nothing any more, which is choked for it; everything else
+//! waits for the tick, so that no peer is choked and unchoked in quick turn. Never are more unchoked than there are slots.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -86,7 +87,7 @@ impl Choker {
         }
     }
 
-    /// So many slots from the next ranking on, as in [`new`](Self::new).
+    /// So many slots from the next [ranking](Self::rank) on, as in [`new`](Self::new).
     pub(crate) fn set_slots(&mut self, slots: Option<usize>) {
         self.fixed = slots;
     }
@@ -124,24 +125,34 @@ impl Choker {
         changes
     }
 
-    /// A peer has become interested: true when it gets a free slot at once.
-    pub(crate) fn on_interested(&mut self, now: Instant, peer: &ChokePeer) -> bool {
+    /// A peer has become interested: it gets a free slot at once, or that of a peer that wants nothing. Returns the
+    /// changes as [`rank`](Self::rank) does.
+    pub(crate) fn on_interested(&mut self, now: Instant, peer: &ChokePeer) -> Vec<(PeerKey, bool)> {
         self.next_tick.get_or_insert(now + TICK);
         if let Some(slot) = self.unchoked.get_mut(&peer.key) {
             slot.interested = true;
-            return false;
+            return Vec::new();
         }
-        let taken = self.unchoked.values().filter(|slot| slot.interested).count();
         // A peer that we have just choked waits for the tick: its slot was given away on purpose.
         let resting = self.choked_at.get(&peer.key).is_some_and(|&at| now.saturating_duration_since(at) < TICK);
-        if taken >= self.slots() || resting {
-            return false;
+        if resting {
+            return Vec::new();
+        }
+        let mut changes = Vec::new();
+        if self.unchoked.len() >= self.slots() {
+            let idle = self.unchoked.iter().filter(|(_, slot)| !slot.interested);
+            let Some(holder) = idle.min_by_key(|(key, slot)| (slot.since, **key)).map(|(&key, _)| key) else {
+                return Vec::new();
+            };
+            self.take(now, holder);
+            changes.push((holder, false));
         }
         self.give(now, peer);
-        true
+        changes.push((peer.key, true));
+        changes
     }
 
-    /// A peer wants nothing any more: it stays unchoked until the tick, but its slot is free.
+    /// A peer wants nothing any more: it stays unchoked until the tick, or until somebody wants its slot.
     pub(crate) fn on_not_interested(&mut self, peer: PeerKey) {
         if let Some(slot) = self.unchoked.get_mut(&peer) {
             slot.interested = false;
@@ -354,6 +365,11 @@ mod tests {
             self.choker.rank(self.now, self.mode, &self.peers)
         }
 
+        /// A peer becomes interested; whether it gets a slot for that.
+        fn wants(&mut self, now: Instant, peer: &ChokePeer) -> bool {
+            self.choker.on_interested(now, peer).contains(&(peer.key, true))
+        }
+
         fn unchoked(&self) -> Vec<u64> {
             self.choker.unchoked.keys().map(|key| key.0).collect()
         }
@@ -379,7 +395,7 @@ mod tests {
                 swarm.choker.set_slots(Some(slots));
                 let peers = swarm.peers.clone();
                 let now = swarm.now;
-                let given = peers.iter().filter(|peer| swarm.choker.on_interested(now, peer)).count();
+                let given = peers.iter().filter(|peer| swarm.wants(now, peer)).count();
                 assert_eq!(given, slots);
                 let mut served = std::collections::BTreeSet::new();
                 for _ in 0..60 {
@@ -486,13 +502,33 @@ mod tests {
     #[test]
     fn a_free_slot_is_given_at_once_and_a_full_house_waits() {
         let mut swarm = Swarm::new(ChokeMode::Leech, 12);
-        let given = swarm.peers.iter().filter(|peer| swarm.choker.on_interested(swarm.now, peer)).count();
+        let (now, peers) = (swarm.now, swarm.peers.clone());
+        let given = peers.iter().filter(|peer| swarm.wants(now, peer)).count();
         assert_eq!(given, 9);
         swarm.choker.on_not_interested(PeerKey(0));
-        let last = swarm.peers[11];
-        assert!(swarm.choker.on_interested(swarm.now, &last));
-        assert!(!swarm.choker.on_interested(swarm.now, &last), "it has one");
-        assert_eq!(swarm.choker.poll_timeout(), Some(swarm.now + TICK));
+        let changes = swarm.choker.on_interested(now, &peers[11]);
+        assert_eq!(changes, [(PeerKey(0), false), (PeerKey(11), true)], "given on with a choke");
+        assert_eq!(swarm.choker.on_interested(now, &peers[11]), [], "it has one");
+        assert_eq!(swarm.choker.on_interested(now, &peers[0]), [], "it had one");
+        assert_eq!(swarm.choker.poll_timeout(), Some(now + TICK));
+    }
+
+    #[test]
+    fn peers_that_want_and_want_not_in_turns_get_no_more_slots_than_there_are() {
+        for slots in [1, 2] {
+            let mut swarm = Swarm::new(ChokeMode::Leech, 6);
+            swarm.choker.set_slots(Some(slots));
+            let (now, peers) = (swarm.now, swarm.peers.clone());
+            for peer in peers.iter().chain(&peers) {
+                swarm.wants(now, peer);
+                swarm.choker.on_not_interested(peer.key);
+                assert!(swarm.unchoked().len() <= slots);
+            }
+            for peer in &peers {
+                swarm.wants(now, peer);
+                assert!(swarm.unchoked().len() <= slots, "{:?}", swarm.unchoked());
+            }
+        }
     }
 
     #[test]

@@ -274,7 +274,7 @@ impl Torrent {
             Command::Kept(pieces) => self.kept(now, &pieces),
             Command::Room(room) => self.set_room(now, room),
             Command::NewLimits => self.dirty.everybody = true,
-            Command::UploadSlots(slots) => self.choker.set_slots(slots),
+            Command::UploadSlots(slots) => self.set_slots(now, slots),
             Command::Trackers(tiers) => self.announcer.learn(&tiers, now),
             Command::Stop => self.stop(now),
         }

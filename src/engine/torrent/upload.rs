@@ -28,8 +28,16 @@ impl Torrent {
         }
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let seen = seen_by_choker(now, peer);
-        if self.choker.on_interested(now, &seen) {
-            self.set_choking(key, false);
+        let changes = self.choker.on_interested(now, &seen);
+        changes.into_iter().for_each(|(key, unchoke)| self.set_choking(key, !unchoke));
+    }
+
+    /// There are so many slots from now on.
+    pub(super) fn set_slots(&mut self, now: Instant, slots: Option<usize>) {
+        self.choker.set_slots(slots);
+        // Before that nobody has wanted anything.
+        if self.choker.poll_timeout().is_some() {
+            self.rank_uploads(now);
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::world::{MS, S, World, addr, block};
-use crate::base::{PeerId, PieceIndex};
+use crate::base::{Bitfield, PeerId, PieceIndex};
 use crate::engine::*;
 use crate::proto::wire::{BlockRequest, Message};
 
@@ -235,4 +235,53 @@ fn who_closes_on_an_opening_is_dialled_again_without_one() {
     world.drain();
     world.pass(2 * MS);
     assert_eq!((world.dialled.len(), world.openings), (2, 1), "at once, and plainly");
+}
+
+/// Who was choked and unchoked, in order; forgets it.
+fn slots_given(world: &mut World) -> Vec<(u64, bool)> {
+    let said = std::mem::take(&mut world.said);
+    let changes = said.into_iter().filter_map(|(peer, message)| match message {
+        Message::Choke => Some((peer, false)),
+        Message::Unchoke => Some((peer, true)),
+        _ => None,
+    });
+    changes.collect()
+}
+
+#[test]
+fn another_number_of_slots_holds_at_once() {
+    let mut world = World::with(4, 1, |config| {
+        config.have = Bitfield::full(4);
+        config.limits.upload_slots = Some(2);
+    });
+    world.command(Command::UploadSlots(Some(2)));
+    for peer in 1..=5 {
+        world.peer(peer, "....");
+        world.hear(peer, Message::Interested);
+    }
+    assert_eq!(slots_given(&mut world), [(1, true), (2, true)]);
+    world.command(Command::UploadSlots(Some(4)));
+    assert_eq!(slots_given(&mut world).len(), 2, "two more");
+    world.command(Command::UploadSlots(Some(1)));
+    let given = slots_given(&mut world);
+    assert!(given.len() == 3 && given.iter().all(|&(_, unchoke)| !unchoke), "{given:?}");
+    world.command(Command::UploadSlots(None));
+    assert_eq!(slots_given(&mut world).len(), 4, "all of them");
+}
+
+#[test]
+fn a_slot_that_is_given_on_is_taken_from_who_had_it() {
+    let mut world = World::with(4, 1, |config| {
+        config.have = Bitfield::full(4);
+        config.limits.upload_slots = Some(1);
+    });
+    for peer in 1..=6 {
+        world.peer(peer, "....");
+        world.hear_all(peer, [Message::Interested, Message::NotInterested]);
+    }
+    let given = slots_given(&mut world);
+    assert_eq!(given[..5], [(1, true), (1, false), (2, true), (2, false), (3, true)]);
+    (1..=6).for_each(|peer| world.hear(peer, Message::Interested));
+    assert_eq!(slots_given(&mut world), [], "five were choked just now, and the sixth has it");
+    assert_eq!(world.snapshot().peers.iter().filter(|peer| !peer.am_choking).count(), 1);
 }
