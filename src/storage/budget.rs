@@ -14,6 +14,7 @@ use self::account::{Account, Books};
 use self::victims::{Candidate, choose};
 use super::recency::Moment;
 use super::{CacheDir, StorageError, Store, io_error, sys};
+use crate::base::InfoHash;
 
 /// How large a cache may become.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -84,6 +85,22 @@ pub(crate) struct Budget {
     orphans_again: Mutex<Option<Instant>>,
     room: AtomicU8,
     warned: AtomicBool,
+    offer: Mutex<Option<Offer>>,
+}
+
+/// What could go when it was last looked at.
+#[derive(Debug)]
+struct Offer {
+    /// Our stores then, and their [versions](Store::candidates_version).
+    versions: Vec<(InfoHash, u64)>,
+    /// It is looked at anew from then on whatever the versions say.
+    stale_at: Instant,
+    bytes: u64,
+    /// When the first to go was last used.
+    coldest: Option<Moment>,
+    /// A number of its own, for tests.
+    #[cfg(test)]
+    number: u64,
 }
 
 #[derive(Debug, Default)]
@@ -152,6 +169,7 @@ impl Budget {
             orphans_again: Mutex::new(None),
             room: AtomicU8::new(Room::Plenty as u8),
             warned: AtomicBool::new(false),
+            offer: Mutex::new(None),
         });
         if uncounted {
             budget.count_orphans();
@@ -331,17 +349,11 @@ impl Budget {
             0 => 0,
             wanted => (wanted as i64).saturating_sub(standing.room),
         };
-        if lacking > 0 {
+        if lacking > 0 && (standing.orphans > 0 || self.offer().0 > 0) {
             self.relieve(lacking as u64, standing);
         }
         let under_pressure = standing.room < 4 * reserve || standing.others_want > 0;
-        let (evictable, coldest) = if under_pressure {
-            let (_, candidates) = self.candidates();
-            let bytes = candidates.iter().map(|candidate| candidate.bytes).sum();
-            (bytes, choose(candidates, 1).first().map(|victim| victim.used.last))
-        } else {
-            (0, None)
-        };
+        let (evictable, coldest) = if under_pressure { self.offer() } else { (0, None) };
         let standing = self.with_books(|books| {
             (books.own.evictable, books.own.coldest) = (evictable, coldest.unwrap_or_default());
             self.standing(books)
@@ -357,6 +369,32 @@ impl Budget {
             Room::Scarce
         };
         self.room.store(room as u8, Ordering::Relaxed);
+    }
+
+    /// The bytes that could go, and when the first of them was last used. All pieces are looked through for that, so it is
+    /// done only where something has changed, or after a while.
+    fn offer(&self) -> (u64, Option<Moment>) {
+        let now = Instant::now();
+        let stores: Vec<_> = lock(&self.stores).iter().filter_map(Weak::upgrade).collect();
+        let versions: Vec<_> = stores.iter().map(|store| (store.info_hash(), store.candidates_version())).collect();
+        drop(stores);
+        let mut offer = lock(&self.offer);
+        if let Some(known) = offer.as_ref().filter(|known| known.versions == versions && now < known.stale_at) {
+            return (known.bytes, known.coldest);
+        }
+        let (_, candidates) = self.candidates();
+        let bytes = candidates.iter().map(|candidate| candidate.bytes).sum();
+        let coldest = choose(candidates, 1).first().map(|victim| victim.used.last);
+        let stale_at = now + STALE.max(now.elapsed() * OFFER_REST);
+        *offer = Some(Offer {
+            versions,
+            stale_at,
+            bytes,
+            coldest,
+            #[cfg(test)]
+            number: offer.as_ref().map_or(0, |before| before.number + 1),
+        });
+        (bytes, coldest)
     }
 
     fn relieve(&self, lacking: u64, standing: Standing) {
@@ -535,6 +573,10 @@ const BELIEVED: Duration = Duration::from_secs(5);
 const OVERDUE: Duration = Duration::from_millis(800);
 /// Milliseconds by which others' pieces must be older than ours to go before them.
 const MUCH_OLDER: u64 = 2000;
+/// What could go is looked through anew after this long, for what nobody tells of: pins of a moment, and `btfs cache unpin`.
+const STALE: Duration = Duration::from_secs(5);
+/// And after so many times of what the last look took: of an idle process it is a thousandth of the time.
+const OFFER_REST: u32 = 1000;
 const ORPHANS_AGAIN: Duration = Duration::from_secs(10);
 const CHUNK_MIN: u64 = 64 << 10;
 const CHUNK_MAX: u64 = 8 << 20;

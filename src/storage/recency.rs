@@ -41,12 +41,15 @@ pub(crate) struct Use {
 #[derive(Debug)]
 pub(crate) struct Recency {
     words: Box<[AtomicU64]>,
+    /// How often any of them was written.
+    changes: AtomicU64,
 }
 
 impl Recency {
     /// All pieces were last used at `moment`.
     pub(crate) fn new(pieces: usize, moment: Moment) -> Self {
-        Self { words: std::iter::repeat_with(|| AtomicU64::new(word(moment, false))).take(pieces).collect() }
+        let words = std::iter::repeat_with(|| AtomicU64::new(word(moment, false))).take(pieces).collect();
+        Self { words, changes: AtomicU64::new(0) }
     }
 
     /// What an earlier life has written down; pieces that it does not tell of were last used at `moment`.
@@ -80,6 +83,7 @@ impl Recency {
             // Most reads find the word fresh and leave its cache line alone.
             if age >= RESOLUTION {
                 slot.store(word(now, used.again || age >= SECOND_USE), Ordering::Relaxed);
+                self.changes.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -87,6 +91,12 @@ impl Recency {
     /// A piece was fetched: that is its first use.
     pub(crate) fn arrived(&self, piece: PieceIndex, now: Moment) {
         self.words[piece.at()].store(word(now, false), Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that grows with every change.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn of(&self, piece: PieceIndex) -> Use {

@@ -5,7 +5,7 @@
 //! here; why it is moved is the store's business.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicU64, Ordering};
 
 use crate::base::{Bitfield, PieceIndex, PieceRange};
 
@@ -27,6 +27,8 @@ pub struct PieceTable {
     words: Box<[AtomicU32]>,
     /// Kept beside the words; signed, because two threads may book opposite moves of one piece in the wrong order.
     present: AtomicIsize,
+    /// How often a piece was moved, or a lasting pin dropped.
+    changes: AtomicU64,
 }
 
 /// Pins on a run of present pieces; they are dropped with it (I2).
@@ -47,7 +49,7 @@ impl PieceTable {
         let words: Box<[AtomicU32]> =
             (0..have.len()).map(|at| AtomicU32::new(word(state(PieceIndex(at as u32)), 0))).collect();
         let present = words.iter().filter(|word| split(word.load(Ordering::Relaxed)).0 == PieceState::Present).count();
-        Self { words, present: AtomicIsize::new(present as isize) }
+        Self { words, present: AtomicIsize::new(present as isize), changes: AtomicU64::new(0) }
     }
 
     /// The state of one piece.
@@ -97,8 +99,15 @@ impl PieceTable {
         let moved = self.words[piece.at()].compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if moved {
             self.present.fetch_sub(1, Ordering::Relaxed);
+            self.changes.fetch_add(1, Ordering::Relaxed);
         }
         moved
+    }
+
+    /// A number that grows whenever a piece is moved. Pins do not count, as every read has some; the end of those that
+    /// lasted does ([`Pins::end`]).
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// Ends what [`begin_evict`](Self::begin_evict) began.
@@ -160,6 +169,7 @@ impl PieceTable {
         let Ok(old) = moved else { return false };
         let change = isize::from(to == PieceState::Present) - isize::from(split(old).0 == PieceState::Present);
         self.present.fetch_add(change, Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Relaxed);
         true
     }
 
@@ -187,6 +197,13 @@ impl Pins {
     /// The pinned pieces.
     pub fn range(&self) -> PieceRange {
         self.range
+    }
+
+    /// Drops pins that have lasted: what they kept may go now, and whoever looks for that is to see it.
+    pub(crate) fn end(self) {
+        let table = Arc::clone(&self.table);
+        drop(self);
+        table.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The first piece that is no longer present although it is pinned: its file was altered behind our back.

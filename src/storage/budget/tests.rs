@@ -334,3 +334,41 @@ fn a_disk_that_has_less_free_than_is_to_be_kept_takes_a_window_and_no_more() {
     assert!(taken(temp.path()) <= LIMIT / 4 + PIECE as u64);
     assert_eq!(store.room(), Room::Scarce);
 }
+
+/// Whether two looks in a row at what could go are one look through all pieces.
+fn is_looked_through_once(budget: &Budget) -> bool {
+    let number = || lock(&budget.offer).as_ref().map(|offer| offer.number);
+    // The first one may see changes, and so may the thread that looks after the account.
+    (0..50).any(|_| {
+        budget.tick();
+        let before = number();
+        (0..3).for_each(|_| budget.tick());
+        before.is_some() && before == number()
+    })
+}
+
+#[test]
+fn a_full_cache_that_nobody_uses_is_not_looked_through_again_and_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let content = Content::new(1, 40);
+    let process = Process::start(temp.path(), LIMITS, &[&content]);
+    let store = &process.stores[0];
+    for piece in store.layout().pieces().iter() {
+        assert!(fetch(store, &content, piece, 1));
+    }
+    let budget = store.budget().unwrap();
+    assert!(is_looked_through_once(budget));
+    let before = budget.offer();
+    assert!(before.0 > 0);
+    // What changes is seen at once.
+    let last = PieceRange::one(PieceIndex(39));
+    let guard = store.guard(None, vec![last]);
+    assert_eq!(budget.offer().0, before.0 - PIECE as u64);
+    drop(guard);
+    assert_eq!(budget.offer().0, before.0);
+    assert!(fetch(store, &content, PieceIndex(0), 2));
+    let number = lock(&budget.offer).as_ref().map(|offer| offer.number);
+    budget.offer();
+    assert!(lock(&budget.offer).as_ref().map(|offer| offer.number) > number);
+    assert!(is_looked_through_once(budget));
+}

@@ -271,6 +271,14 @@ impl Store {
         }));
     }
 
+    /// A number that is another one whenever [`candidates`](Self::candidates) may be others, but for pins of a moment and for
+    /// time that passes.
+    pub(crate) fn candidates_version(&self) -> u64 {
+        let changes = self.table.changes() + self.recency.changes() + self.guards.changes();
+        let lets_go = !self.lets_disk_be() && !self.unpunchable.load(Ordering::Relaxed);
+        changes << 1 | u64::from(lets_go)
+    }
+
     /// Bytes that all files take on the disk, at most.
     pub(crate) fn allocated(&self) -> u64 {
         if self.adopted { 0 } else { self.tracks.allocated() }

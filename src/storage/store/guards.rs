@@ -24,6 +24,8 @@ pub struct Guard {
 pub(super) struct Guards {
     entries: Mutex<HashMap<u64, Entry>>,
     next: AtomicU64,
+    /// How often the entries were others than before.
+    changes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,15 @@ impl Guards {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that grows with every change.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     pub(super) fn now(&self, piece_count: usize, now: Moment) -> Guarded {
         let entries = self.lock();
         let mut pieces = Bitfield::new(piece_count);
@@ -69,6 +80,7 @@ impl Store {
         let number = self.guards.next.fetch_add(1, Ordering::Relaxed);
         let used = Arc::new(AtomicU64::new(Moment::now().0));
         self.guards.lock().insert(number, Entry { file, pieces, used: Arc::clone(&used) });
+        self.guards.changed();
         Guard { store: Arc::clone(self), number, used }
     }
 }
@@ -79,6 +91,7 @@ impl Guard {
         if let Some(entry) = self.store.guards.lock().get_mut(&self.number) {
             entry.pieces = pieces;
         }
+        self.store.guards.changed();
         self.used();
     }
 
@@ -91,6 +104,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.store.guards.lock().remove(&self.number);
+        self.store.guards.changed();
     }
 }
 

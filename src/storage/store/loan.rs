@@ -18,7 +18,14 @@ pub struct Loan {
     index: FileIndex,
     /// The file when it was lent.
     identity: Identity,
-    _pins: Pins,
+    /// Until it is dropped.
+    pins: Option<Pins>,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.pins.take().into_iter().for_each(Pins::end);
+    }
 }
 
 impl Store {
@@ -37,7 +44,7 @@ impl Store {
                 self.has_lent.store(true, Ordering::Release);
                 // Of what the kernel reads by itself nothing more is heard.
                 self.recency.used(pins.range(), Moment::now());
-                Some(Loan { file: Some(open), index: file, identity, _pins: pins })
+                Some(Loan { file: Some(open), index: file, identity, pins: Some(pins) })
             }
             Ok(_) => None,
             Err(error) => {
