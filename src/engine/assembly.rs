@@ -419,6 +419,11 @@ impl Partial {
         self.free
     }
 
+    /// Who was asked for its first block.
+    pub(crate) fn leader(&self) -> Option<PeerKey> {
+        self.from.first().copied().flatten()
+    }
+
     pub(crate) fn sole(&self) -> Option<PeerKey> {
         self.sole
     }

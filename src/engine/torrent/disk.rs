@@ -369,7 +369,7 @@ pub(super) enum Memory {
 }
 
 /// I7: bytes not yet written. Twice as much is never asked for.
-pub(super) const HELD_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const HELD_BYTES: u64 = 6 * 1024 * 1024;
 const DISK_RETRY_MAX: Duration = Duration::from_secs(30);
 /// A read fails when the disk has failed its piece this often.
 const DISK_TRIES: u32 = 2;

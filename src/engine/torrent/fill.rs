@@ -13,7 +13,7 @@ use super::Torrent;
 use super::disk::Memory;
 use crate::base::{BLOCK_BYTES, PieceIndex};
 use crate::engine::PeerKey;
-use crate::engine::assembly::{BlockId, Phase};
+use crate::engine::assembly::{BlockId, Partial, Phase};
 use crate::engine::critical::{Class, Crew, Wanted};
 use crate::engine::pace::{FRESH_RTT, LONG_SLACK, SHORT_SLACK};
 use crate::engine::peer::{Peer, Request};
@@ -259,7 +259,13 @@ impl Torrent {
                 found = Some((piece, false));
                 break;
             }
-            let sole = self.assembly.get(piece).is_some_and(|partial| partial.sole().is_some());
+            let partial = self.assembly.get(piece);
+            if !blocked
+                && partial.and_then(Partial::leader).is_some_and(|leader| self.brings_alone(turn, piece, leader, key))
+            {
+                continue;
+            }
+            let sole = partial.is_some_and(|partial| partial.sole().is_some());
             if sole || (lead == 0.0 && !peer.snubbed) {
                 found = Some((piece, false));
                 break;
@@ -291,6 +297,17 @@ impl Torrent {
             return None;
         }
         if from_the_end { self.assembly.last_free(piece) } else { self.assembly.next_free(piece) }
+    }
+
+    /// Whether a piece is best left to the other one who has begun it, since that one has it in time by himself: whole
+    /// pieces come off one disk, are checked once by who sends them, and arrive in the order in which we hash and write.
+    fn brings_alone(&self, turn: &Turn, piece: PieceIndex, leader: PeerKey, key: PeerKey) -> bool {
+        let Some(server) = self.peers.server(leader).filter(|server| leader != key && server.serves) else {
+            return false;
+        };
+        // No reader gets there before all that comes first is fetched.
+        let (rate, before) = (server.rate(turn.mean), self.demand.rank(piece).unwrap_or(0));
+        f64::from(before) * rate >= ALONE * turn.all.rate
     }
 
     fn pick_in_background(&mut self, turn: &Turn, key: PeerKey, eta: f64) -> Option<BlockId> {
@@ -534,6 +551,8 @@ const BLOCK: f64 = BLOCK_BYTES as f64;
 const FRESH_RATE: f64 = 256.0 * 1024.0;
 /// A block of the tail is overdue so much after the time at which it was expected.
 const TAIL_GRACE: Duration = Duration::from_millis(30);
+/// A piece that is needed after so many times what one peer takes for it may be left to him.
+const ALONE: f64 = 2.0;
 /// Background requests per peer while somebody waits.
 const WARM_PIPELINE: usize = 2;
 /// Bounds of what one pick looks at.

@@ -1,5 +1,7 @@
 //! From a read to its bytes.
 
+use std::collections::BTreeSet;
+
 use super::world::{MS, S, World, block};
 use crate::base::PieceIndex;
 use crate::engine::torrent::disk::HELD_BYTES;
@@ -134,6 +136,31 @@ fn the_last_blocks_are_hedged_by_what_is_known_by_then() {
     assert!(held.iter().all(|block| again.contains(block)), "{held:?} {again:?}");
     world.run();
     assert_eq!(world.ready, [1]);
+}
+
+#[test]
+fn what_is_far_ahead_comes_a_piece_from_a_peer_and_what_is_near_from_all() {
+    let (pieces, peers) = (120, 1..=4);
+    let mut world = World::new(pieces, 16);
+    peers.clone().for_each(|peer| world.seed(peer));
+    world.open(5);
+    world.window(5, 0, pieces - 1);
+    world.read(1, 0, 0);
+    let mut askers = vec![BTreeSet::new(); pieces as usize];
+    while world.snapshot().have.count() < pieces as usize {
+        world.pass(2 * MS);
+        for peer in peers.clone() {
+            for (piece, _) in world.asked_of(peer) {
+                askers[piece as usize].insert(peer);
+            }
+            world.answer(peer);
+        }
+        world.write_all();
+    }
+    assert!(askers[0].len() == 4, "the reader waits for it");
+    let alone = askers.iter().filter(|askers| askers.len() == 1).count();
+    assert!(alone > 80, "{alone} of {pieces}");
+    assert_eq!(world.snapshot().wasted_bytes, 0);
 }
 
 #[test]
