@@ -24,6 +24,7 @@ mod mountpoint;
 mod options;
 mod paths;
 mod process;
+mod publish;
 mod seed;
 pub mod show;
 mod status;
@@ -67,6 +68,7 @@ pub fn main() -> i32 {
         Command::Get(args) => get::run(*args),
         Command::Seed(args) => seed::run(*args),
         Command::Verify(args) => verify::run(&args),
+        Command::Publish(args) => publish::run(&args),
         Command::Tracker(args) => tracker::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),

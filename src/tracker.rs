@@ -4,6 +4,7 @@
 //! else has. What decides over access is asked in memory, too: no announce waits for a disk.
 
 mod access;
+mod admission;
 mod forwarded;
 mod http;
 pub mod index;
@@ -13,6 +14,7 @@ mod stats;
 mod store;
 mod sys;
 mod udp;
+pub mod web;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use access::{Access, Refusal};
+pub use admission::{admit_listed, keep_access};
 pub use http::Requester;
 pub use listen::{ListenError, Sockets};
 pub use state::{StateDir, StateError};

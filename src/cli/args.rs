@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{add, cache, completions, create, edit, get, limits, man, show, stop, tracker, verify};
+use super::{add, cache, completions, create, edit, get, limits, man, publish, show, stop, tracker, verify};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -62,6 +62,9 @@ pub enum Command {
     /// Compare files, or what the cache holds, with what a torrent says
     #[command(after_help = verify::EXAMPLES, after_long_help = verify::EXAMPLES)]
     Verify(verify::Args),
+    /// Give torrent files to an index
+    #[command(after_help = publish::EXAMPLES, after_long_help = publish::EXAMPLES)]
+    Publish(publish::Args),
     /// Tell peers of each other: announces and scrapes over HTTP and UDP
     #[command(after_help = tracker::EXAMPLES, after_long_help = tracker::EXAMPLES)]
     Tracker(tracker::Args),

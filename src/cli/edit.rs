@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::create::options::{date, node, split_tier, web_url};
 use super::exit::UsageError;
-use super::show::date as shown_date;
 use super::text::{safe, safe_json, say};
 use super::whole::Existing;
 use super::{exit, interrupt, torrents, whole};
+use crate::base::Date;
 use crate::proto::metainfo::{Beside, Change, EditError, Edited, edit};
 
 /// What can stand after `btfs edit`.
@@ -285,7 +285,7 @@ fn changed(before: &Beside, after: &Beside) -> serde_json::Result<Vec<Changed>> 
         Ok((serde_json::to_value(&beside.comment)?, lines.collect()))
     })?;
     compare("creation_date", |beside| {
-        let lines = beside.creation_date.iter().map(|&seconds| format!("created {}", shown_date(seconds)));
+        let lines = beside.creation_date.iter().map(|&seconds| format!("created {}", Date(seconds)));
         Ok((serde_json::to_value(beside.creation_date)?, lines.collect()))
     })?;
     Ok(changed)

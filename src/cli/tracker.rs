@@ -1,5 +1,7 @@
-//! `btfs tracker`: announces and scrapes over HTTP and UDP on one port number, until it is signalled.
+//! `btfs tracker`: announces and scrapes over HTTP and UDP on one port number, and the pages of an index, until it is
+//! signalled.
 
+mod people;
 mod settings;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -9,21 +11,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::Router;
 use clap::ValueHint;
 use ipnet::IpNet;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use self::settings::{Listen, Settings};
+use self::settings::{Allow, Listen, Settings};
 use super::exit::{self, UsageError};
 use super::{daemon, logging, paths, text};
-use crate::tracker::{Restored, ServeConfig, Sockets, StateDir, Tracker, serve};
+use crate::tracker::web::{keep_history, pages};
+use crate::tracker::{Restored, ServeConfig, Sockets, StateDir, Tracker, admit_listed, keep_access, serve};
 
 /// `btfs tracker`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Something else than to track.
+    #[command(subcommand)]
+    pub command: Option<people::Command>,
     /// Listen here for HTTP and UDP: PORT, ADDRESS or ADDRESS:PORT (repeatable) [default: port 6969 of every address,
     /// IPv4 and IPv6]
     #[arg(long, value_name = "ADDR")]
@@ -36,6 +42,13 @@ pub struct Args {
     /// leads to the world]
     #[arg(long, value_name = "NAME")]
     pub public_name: Option<String>,
+    /// Where the pages are, as others see it: https://tracker.example, behind a proxy, say [default: http and the name
+    /// or address by which each request asks]
+    #[arg(long, value_name = "URL", value_parser = settings::public_url)]
+    pub public_url: Option<String>,
+    /// Who may announce what [default: open]
+    #[arg(long, value_name = "WHAT")]
+    pub allow: Option<Allow>,
     /// Believe this reverse proxy, or this network of them, for whom it asks (X-Forwarded-For); repeatable
     #[arg(long, value_name = "CIDR", value_parser = settings::network)]
     pub trust_forwarded_from: Vec<IpNet>,
@@ -55,6 +68,9 @@ pub struct Args {
 
 /// Tracks until it is signalled.
 pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
+    if let Some(command) = &args.command {
+        return people::run(command);
+    }
     let settings = Settings::of(args)?;
     if args.print_config {
         text::print(settings.to_toml().as_bytes())?;
@@ -76,11 +92,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     let now = Instant::now();
     let tracker = Arc::new(Tracker::new(settings.store(), now, sockets.udp_workers()));
     let restored = state.restore(&tracker.store, now);
+    let index = people::open_index(state.path()).context("the index")?;
+    tracker.access.set_listed_only(settings.allow == Allow::Listed);
+    tracker.access.set_private(settings.allow == Allow::Private);
+    admit_listed(&index, &tracker);
     announce_ourselves(args, &settings, sockets.addrs(), state.path(), restored);
-    let config = ServeConfig { pages: pages(), trusted_proxies: settings.trusted_proxies() };
+    let config = ServeConfig {
+        pages: Some(pages(index.clone(), tracker.clone(), settings.pages())),
+        trusted_proxies: settings.trusted_proxies(),
+    };
     let (stop, stopped) = watch::channel(false);
     runtime.block_on(async {
         end_by_signals(stop)?;
+        tokio::spawn(keep_access(index.clone(), tracker.clone(), stopped.clone()));
+        tokio::spawn(keep_history(index, tracker.clone(), stopped.clone()));
         let keep = tokio::spawn(keep(state.clone(), tracker.clone(), settings.snapshot()));
         let served = serve(sockets, tracker.clone(), config, stopped).await;
         keep.abort();
@@ -92,11 +117,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     state.save(&tracker.store, Instant::now()).with_context(|| format!("{}: not saved", state_dir.display()))?;
     tracing::info!("ended");
     Ok(exit::OK)
-}
-
-/// What is served beside the tracker itself.
-fn pages() -> Option<Router> {
-    None
 }
 
 /// Saves the swarms again and again.
@@ -154,7 +174,10 @@ fn announce_ourselves(args: &Args, settings: &Settings, addrs: &[SocketAddr], st
     let (torrents, peers) = (restored.torrents, restored.peers);
     let kept =
         if torrents == 0 { String::new() } else { format!(" ({torrents} torrents, {peers} peers from last time)") };
-    text::say(format_args!("Kept in {}{kept}. Statistics: /stats.json, /metrics. Ctrl-C ends it.", state.display()));
+    text::say(format_args!(
+        "Kept in {}{kept}. The index: /, statistics: /statistics. Ctrl-C ends it.",
+        state.display()
+    ));
 }
 
 /// By the name that the user gave, else by addresses.
@@ -201,8 +224,10 @@ pub(super) const EXAMPLES: &str = "Examples:
   btfs tracker --listen 127.0.0.1:7000 --state-dir /srv/tracker
   btfs tracker --print-config > tracker.toml             then change what should be different
   btfs tracker --config tracker.toml --trust-forwarded-from 10.0.0.0/8
+  btfs tracker token add alice                           a token for uploads to the index: --allow listed tracks only these
+  btfs tracker user add bob                              a passkey for --allow private: /PASSKEY/announce
 
-It answers /announce and /scrape over HTTP, the same over UDP, and /stats.json, /metrics (Prometheus) and /health over HTTP.";
+It answers /announce and /scrape over HTTP, the same over UDP, and /stats.json, /metrics (Prometheus) and /health over HTTP; all else there is the index, a page in a browser.";
 
 #[cfg(test)]
 mod tests {

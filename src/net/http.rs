@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_ENCODING, LOCATION};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
 use tracing::warn;
 use url::{Host, Url};
@@ -118,6 +118,29 @@ impl HttpClient {
     pub async fn get(&self, url: &str, purpose: Purpose, max_bytes: usize) -> Result<Answer, HttpError> {
         let answer = tokio::time::timeout(self.patience, self.follow(url, purpose, max_bytes)).await;
         answer.unwrap_or(Err(HttpError::Timeout))
+    }
+
+    /// Sends `body` to a URL that the user named, once; whatever the status of the answer. Redirects are not followed: what
+    /// is sent, and the `token` that goes with it, is for that server alone.
+    ///
+    /// # Errors
+    /// [`HttpError`]: see its variants.
+    pub async fn post(
+        &self,
+        url: &str,
+        kind: &str,
+        token: Option<&str>,
+        body: Bytes,
+        max_bytes: usize,
+    ) -> Result<Answer, HttpError> {
+        let url = parse(url)?;
+        let client = self.client(Reach::of(Scope::Loopback, false, Purpose::Document, url.path()))?;
+        let mut request = client.post(url).header(CONTENT_TYPE, kind).body(body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let exchange = async { read(request.send().await.map_err(network_error)?, max_bytes).await };
+        tokio::time::timeout(self.patience, exchange).await.unwrap_or(Err(HttpError::Timeout))
     }
 
     async fn follow(&self, url: &str, purpose: Purpose, max_bytes: usize) -> Result<Answer, HttpError> {

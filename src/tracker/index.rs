@@ -28,7 +28,7 @@ pub use health::Health;
 pub use history::{SAMPLE_EVERY, Sample, Total};
 pub use people::{Person, Role};
 pub use search::{Found, Hit, MAX_QUERY_CHARS, PER_PAGE, Query, Sort};
-pub use torrents::{Added, Details, TorrentName};
+pub use torrents::{Added, Changes, Details, TorrentName};
 
 use crate::base::InfoHash;
 use crate::proto::metainfo::MetainfoError;

@@ -5,6 +5,7 @@
 
 mod create;
 mod engine;
+mod index;
 mod reads;
 mod storage;
 mod swarm;
@@ -19,5 +20,6 @@ fn main() {
     storage::benches(&mut criterion);
     reads::benches(&mut criterion);
     create::benches(&mut criterion);
+    index::benches(&mut criterion);
     criterion.final_summary();
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::Args;
 use crate::cli::exit::UsageError;
+use crate::tracker::web::PagesConfig;
 use crate::tracker::{Sockets, StoreConfig};
 
 /// The file's keys. A key that is none of these is an error, so a typo is one.
@@ -21,6 +22,9 @@ pub(super) struct Settings {
     pub(super) listen: Vec<Listen>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) public_name: Option<String>,
+    pub(super) public_url: Option<String>,
+    pub(super) allow: Allow,
+    pub(super) open_upload: bool,
     pub(super) trust_forwarded_from: Vec<Network>,
     pub(super) interval_seconds: u32,
     pub(super) expiry_seconds: u32,
@@ -37,6 +41,9 @@ impl Default for Settings {
             listen: vec![Listen { ip: None, port: Sockets::usual()[0].port() }],
             state_dir: None,
             public_name: None,
+            public_url: None,
+            allow: Allow::Open,
+            open_upload: false,
             trust_forwarded_from: Vec::new(),
             interval_seconds: store.interval.as_secs() as u32,
             expiry_seconds: store.expiry.as_secs() as u32,
@@ -65,6 +72,8 @@ impl Settings {
             settings.trust_forwarded_from = args.trust_forwarded_from.iter().copied().map(Network).collect();
         }
         settings.state_dir = args.state_dir.clone().or(settings.state_dir);
+        settings.public_url = args.public_url.clone().or(settings.public_url);
+        settings.allow = args.allow.unwrap_or(settings.allow);
         settings.public_name = args.public_name.clone().or(settings.public_name);
         Ok(settings)
     }
@@ -87,6 +96,9 @@ impl Settings {
         }
         if self.expiry_seconds <= self.interval_seconds {
             return Err("expiry-seconds: must be more than interval-seconds, or every peer is forgotten".to_owned());
+        }
+        if let Some(url) = &self.public_url {
+            public_url(url).map_err(|error| format!("public-url: {error}"))?;
         }
         if self.snapshot_seconds == 0 || self.max_torrents == 0 || self.max_peers_per_torrent == 0 {
             return Err("snapshot-seconds, max-torrents and max-peers-per-torrent: at least 1".to_owned());
@@ -121,6 +133,20 @@ impl Settings {
             "Under which name or address others reach this machine, for the URLs that are shown.\nWithout it: the address that leads to the world.",
             format!("{mark}public-name = {}", quoted(name)),
         );
+        let mark = if self.public_url.is_some() { "" } else { "# " };
+        let url = self.public_url.as_deref().unwrap_or("https://tracker.example");
+        option(
+            "Where the pages of the index are, as others see it.\nWithout it: http, and the name or address by which each request asks.",
+            format!("{mark}public-url = {}", quoted(url)),
+        );
+        option(
+            "Who may announce what: \"open\" (everybody anything), \"listed\" (what is in the index),\n\"private\" (users that have a passkey).",
+            format!("allow = {}", quoted(self.allow.word())),
+        );
+        option(
+            "Whether anybody may upload to the index, without a token.",
+            format!("open-upload = {}", self.open_upload),
+        );
         let proxies = list(self.trust_forwarded_from.iter().map(|network| quoted(&network.0.to_string())).collect());
         option(
             "Reverse proxies that are believed for whom they ask (X-Forwarded-For): [\"10.0.0.0/8\"]",
@@ -154,6 +180,15 @@ impl Settings {
             max_torrents: self.max_torrents,
             max_peers: self.max_peers_per_torrent,
             seed: fastrand::u64(..),
+        }
+    }
+
+    /// How the index behaves.
+    pub(super) fn pages(&self) -> PagesConfig {
+        PagesConfig {
+            public_url: self.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
+            names: self.public_name.iter().cloned().chain(own_names()).collect(),
+            open_upload: self.open_upload,
         }
     }
 
@@ -229,6 +264,44 @@ impl fmt::Display for Listen {
     }
 }
 
+/// Who may announce what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Allow {
+    /// Everybody, any torrent
+    Open,
+    /// Everybody, but only torrents of the index
+    Listed,
+    /// Only users: with a passkey in the URL
+    Private,
+}
+
+impl Allow {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Listed => "listed",
+            Self::Private => "private",
+        }
+    }
+}
+
+/// Names of this machine in its own network, which nobody else can point elsewhere from outside.
+fn own_names() -> Vec<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => Vec::new(),
+        name => vec![name.to_owned(), format!("{name}.local")],
+    }
+}
+
+/// The URL of a first page: scheme and host, perhaps a port.
+pub(super) fn public_url(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).map_err(|error| error.to_string())?;
+    let fits = matches!(url.scheme(), "http" | "https") && url.has_host() && url.path() == "/" && url.query().is_none();
+    fits.then(|| text.to_owned()).ok_or_else(|| format!("{text:?} is not of the form https://tracker.example"))
+}
+
 /// A network, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -275,6 +348,9 @@ mod tests {
             listen: vec!["[::1]:7".parse().unwrap(), "192.0.2.1".parse().unwrap(), "8".parse().unwrap()],
             state_dir: Some("/a \"b\" \\c\n".into()),
             public_name: Some("tracker.example".into()),
+            public_url: Some("https://tracker.example".into()),
+            allow: Allow::Private,
+            open_upload: true,
             trust_forwarded_from: vec![Network("10.0.0.0/8".parse().unwrap())],
             interval_seconds: 120,
             expiry_seconds: 300,

@@ -2,7 +2,7 @@
 //!
 //! About 150 bytes a torrent.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,6 +102,21 @@ impl Catalog {
     /// Ascending ids: the oldest first.
     pub(super) fn all(&self) -> &[Listed] {
         &self.torrents
+    }
+
+    /// How many there are, and the highest id.
+    pub(super) fn extent(&self) -> (i64, i64) {
+        (self.torrents.len() as i64, self.torrents.last().map_or(0, |torrent| torrent.id))
+    }
+
+    /// Takes over another list.
+    pub(super) fn replace(&mut self, fresh: Self) {
+        (self.torrents, self.by_hash) = (fresh.torrents, fresh.by_hash);
+        self.pulse = Pulse::default();
+    }
+
+    pub(super) fn announced(&self) -> HashSet<InfoHash> {
+        self.by_hash.keys().copied().collect()
     }
 
     /// Seeds and leechers of all torrents that have any, no older than [`PULSE`]: asking the store for each of 100,000

@@ -84,6 +84,8 @@ pub struct Hit {
     pub added: i64,
     /// Its swarm, now.
     pub health: Health,
+    /// Its trackers, without order.
+    pub trackers: Vec<String>,
 }
 
 impl Index {
@@ -240,10 +242,15 @@ fn hit(connection: &Connection, id: i64, store: &Store) -> Result<Option<Hit>, I
             private: row.get(5)?,
             added: row.get(6)?,
             health: hashes.health(store),
+            trackers: Vec::new(),
         })
     });
     // Removed meanwhile, perhaps.
-    Ok(found.optional()?)
+    let Some(mut hit) = found.optional()? else { return Ok(None) };
+    let mut sources =
+        connection.prepare_cached("SELECT url FROM sources WHERE torrent = ? AND web = 0 ORDER BY url")?;
+    hit.trackers = sources.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(Some(hit))
 }
 
 /// Relevance is computed for so many torrents at most; for 100,000 it would take a third of a second.

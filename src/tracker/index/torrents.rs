@@ -1,6 +1,6 @@
 //! Torrents come, are looked at, and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -103,6 +103,47 @@ impl Index {
         self.change_catalog(|catalog| catalog.remove(id));
         Ok(true)
     }
+
+    /// Looks whether another process has changed what is listed.
+    ///
+    /// # Errors
+    /// The database's trouble; then nothing changes here.
+    pub fn refresh(&self) -> Result<Changes, IndexError> {
+        let here = self.catalog(|catalog| catalog.extent());
+        let there = self.read(|connection| {
+            let sql = "SELECT count(*), ifnull(max(id), 0) FROM torrents";
+            Ok(connection.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        })?;
+        // No id is used twice, so nothing comes and goes without one of them.
+        if here == there {
+            return Ok(Changes::default());
+        }
+        let index = self.clone();
+        // By the thread that writes: nothing of ours comes between reading the list and taking it over.
+        self.write(move |connection| {
+            let fresh = load(connection)?;
+            Ok(index.change_catalog(|catalog| {
+                let old = catalog.announced();
+                catalog.replace(fresh);
+                let new = catalog.announced();
+                Changes { come: new.difference(&old).copied().collect(), gone: old.difference(&new).copied().collect() }
+            }))
+        })
+    }
+
+    /// All info-hashes under which peers announce what is listed. Does not block.
+    pub fn announced(&self) -> HashSet<InfoHash> {
+        self.catalog(Catalog::announced)
+    }
+}
+
+/// What another process has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// As peers announce them: these are listed now.
+    pub come: Vec<InfoHash>,
+    /// And these no more.
+    pub gone: Vec<InfoHash>,
 }
 
 /// How somebody names a torrent: 40 hexadecimal digits, or 64.

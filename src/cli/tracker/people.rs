@@ -1,0 +1,151 @@
+//! `btfs tracker token`, `user` and `remove`: who may upload, who may announce, and what is in the index no more. They
+//! work on the database itself, whether its tracker runs or not; a running one sees it within seconds.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+use clap::{Subcommand, ValueHint};
+use serde_json::json;
+
+use crate::base::Date;
+use crate::cli::exit;
+use crate::cli::text::{safe, say};
+use crate::tracker::index::{Index, Role, TorrentName};
+
+/// What can stand after `btfs tracker` instead of options.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Who may upload to the index
+    Token(PeopleArgs),
+    /// Who may announce, where the tracker is private
+    User(PeopleArgs),
+    /// Take a torrent out of the index
+    Remove {
+        /// Its info-hash
+        #[arg(value_name = "INFO-HASH")]
+        torrent: TorrentName,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Of tokens and users alike.
+#[derive(Debug, clap::Args)]
+pub struct PeopleArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Make one and print its secret
+    Add {
+        /// For whom: a name for the list
+        #[arg(value_parser = name)]
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show all
+    List {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Make one invalid
+    Remove {
+        /// As `list` shows it
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Where the database is.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// The tracker's directory [default: as of btfs tracker]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+}
+
+pub(super) fn run(command: &Command) -> anyhow::Result<i32> {
+    match command {
+        Command::Token(args) => people(Role::Uploader, "token", &args.action),
+        Command::User(args) => people(Role::User, "user", &args.action),
+        Command::Remove { torrent, place } => {
+            if !place.open()?.remove(torrent)? {
+                bail!("no such torrent is in the index");
+            }
+            say("removed");
+            Ok(exit::OK)
+        }
+    }
+}
+
+fn people(role: Role, word: &str, action: &Action) -> anyhow::Result<i32> {
+    match action {
+        Action::Add { name, place } => {
+            // Alone on standard output, for scripts.
+            say(place
+                .open()?
+                .add_person(role, name, SystemTime::now())
+                .with_context(|| format!("{word} {}", safe(name)))?);
+        }
+        Action::List { json, place } => {
+            for person in place.open()?.people(role)? {
+                let created = Date(person.created);
+                if *json {
+                    let mut object = json!({ "name": person.name, "created": created.rfc3339() });
+                    if let Some(passkey) = person.passkey {
+                        object["passkey"] = passkey.into();
+                    }
+                    say(object);
+                } else {
+                    let passkey = person.passkey.map(|passkey| format!("  /{passkey}/announce")).unwrap_or_default();
+                    say(format_args!("{}  {}{passkey}", created.day(), safe(&person.name)));
+                }
+            }
+        }
+        Action::Remove { name, place } => {
+            if !place.open()?.remove_person(role, name)? {
+                bail!("there is no {word} of the name {}", safe(name));
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+impl Place {
+    fn open(&self) -> anyhow::Result<Index> {
+        let directory = match &self.state_dir {
+            Some(directory) => directory.clone(),
+            None => super::default_state_dir().context(super::NO_STATE_DIR)?,
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| directory.display().to_string())?;
+        open_index(&directory)
+    }
+}
+
+/// The index in a tracker's directory.
+pub(super) fn open_index(directory: &Path) -> anyhow::Result<Index> {
+    let path = directory.join("index.sqlite");
+    Index::open(&path).with_context(|| path.display().to_string())
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control);
+    fits.then(|| text.to_owned()).ok_or_else(|| format!("expected 1 to {MAX_NAME_BYTES} bytes of text"))
+}
+
+const MAX_NAME_BYTES: usize = 64;

@@ -1,0 +1,148 @@
+//! The index as people see it: pages, a feed, JSON, and the way in for uploads.
+//!
+//! Rendered here, whole, without a script: what there is of one makes some things quicker and nothing possible. Nothing is
+//! loaded from elsewhere, and nothing from a torrent is ever anything but text: templates escape, and the content security
+//! policy allows no inline script or style. No page sets a cookie, so no foreign page can act in somebody's name; whoever
+//! uploads shows a token.
+
+mod assets;
+mod chart;
+mod error;
+mod feed;
+mod guard;
+mod list;
+mod statistics;
+mod torrent;
+mod upload;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use axum::routing::get;
+use axum::{Router, extract::State};
+use tokio::sync::{Semaphore, watch};
+
+use self::error::PageError;
+use super::Tracker;
+use super::index::{Hashes, Index, IndexError, SAMPLE_EVERY};
+
+/// How the pages behave.
+#[derive(Debug, Clone, Default)]
+pub struct PagesConfig {
+    /// Where the pages are, as others see it, without a slash at its end: `https://tracker.example`. `None`: as each
+    /// request's `Host` says, over http.
+    pub public_url: Option<String>,
+    /// Names by which this server may be asked, beside `localhost`, IP addresses and that of `public_url`. Any other name
+    /// may be one that somebody else has pointed at us.
+    pub names: Vec<String>,
+    /// Whether anybody may upload, without a token.
+    pub open_upload: bool,
+}
+
+/// What all requests share.
+#[derive(Debug, Clone)]
+struct Site(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    index: Index,
+    tracker: Arc<Tracker>,
+    config: PagesConfig,
+    /// Questions to the database at a time: more would only wait for the same cores.
+    questions: Semaphore,
+    /// Uploads at a time: each may take as much memory as three times the longest torrent.
+    uploads: Semaphore,
+}
+
+/// The pages of an index, for the tracker's HTTP server.
+pub fn pages(index: Index, tracker: Arc<Tracker>, config: PagesConfig) -> Router {
+    let shared = Shared {
+        index,
+        tracker,
+        config,
+        questions: Semaphore::new(MAX_QUESTIONS),
+        uploads: Semaphore::new(MAX_UPLOADS),
+    };
+    let site = Site(Arc::new(shared));
+    Router::new()
+        .route("/", get(list::page))
+        .route("/api/torrents", get(list::json).post(upload::api))
+        .route("/feed.atom", get(feed::feed))
+        .route("/torrent/{name}", get(torrent::any))
+        .route("/upload", get(upload::form).post(upload::submit))
+        .route("/statistics", get(statistics::page))
+        .route("/assets/{name}", get(assets::any))
+        .route("/favicon.ico", get(assets::icon))
+        .route("/robots.txt", get(assets::robots))
+        .fallback(async || PageError::NotFound)
+        .method_not_allowed_fallback(async || PageError::Method)
+        // Handlers that read bodies bound them themselves.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(site.clone(), guard::guard))
+        .with_state(site)
+}
+
+/// Writes down the swarms' figures from time to time, for charts, until `shutdown` becomes true or its sender is gone.
+pub async fn keep_history(index: Index, tracker: Arc<Tracker>, mut shutdown: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(SAMPLE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // Cancel-safe: both lose nothing.
+        tokio::select! {
+            () = async { _ = shutdown.wait_for(|&end| end).await } => return,
+            _ = tick.tick() => {}
+        }
+        let (index, tracker) = (index.clone(), tracker.clone());
+        let sampled = tokio::task::spawn_blocking(move || index.sample(&tracker.store, std::time::SystemTime::now()));
+        match sampled.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the history of the index cannot be written"),
+            // Its panic is logged already.
+            Err(_) => {}
+        }
+    }
+}
+
+impl Site {
+    fn index(&self) -> &Index {
+        &self.0.index
+    }
+
+    fn tracker(&self) -> &Tracker {
+        &self.0.tracker
+    }
+
+    fn config(&self) -> &PagesConfig {
+        &self.0.config
+    }
+
+    /// Asks the database on a thread where that may take its time, a few at once.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Self) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, PageError> {
+        let turn = tokio::time::timeout(PATIENCE, self.0.questions.acquire()).await;
+        let _turn = turn.map_err(|_| PageError::Busy)?.map_err(|_| PageError::Busy)?;
+        let site = self.clone();
+        match tokio::task::spawn_blocking(move || question(&site)).await {
+            Ok(answer) => answer.map_err(PageError::from),
+            Err(_) => Err(PageError::Broken),
+        }
+    }
+
+    /// Tells the tracker of a torrent that is listed now.
+    fn list(&self, hashes: &Hashes) {
+        hashes.announced().for_each(|hash| self.tracker().access.list(hash));
+    }
+}
+
+type Shown = Result<axum::response::Response, PageError>;
+type SiteState = State<Site>;
+
+const MAX_QUESTIONS: usize = 8;
+const MAX_UPLOADS: usize = 3;
+/// Whoever waits longer for his turn is told to come again.
+const PATIENCE: Duration = Duration::from_secs(5);

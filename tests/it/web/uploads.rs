@@ -1,0 +1,151 @@
+//! Torrents come in by the form and by `btfs publish`.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use btfs::proto::metainfo::MAX_TORRENT_BYTES;
+use btfs::tracker::web::PagesConfig;
+
+use super::{Answer, Site};
+use crate::index::torrents::{Torrent, named};
+
+/// The form as a browser sends it.
+async fn submit(site: &Site, parts: &[(&str, Option<&str>, &[u8])]) -> Answer {
+    let mut body = Vec::new();
+    for (name, file, content) in parts {
+        let file = file.map(|file| format!("; filename=\"{file}\"\r\nContent-Type: application/x-bittorrent"));
+        let head =
+            format!("--edge\r\nContent-Disposition: form-data; name=\"{name}\"{}\r\n\r\n", file.unwrap_or_default());
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(b"--edge--\r\n");
+    raw_form(site, body).await
+}
+
+async fn raw_form(site: &Site, body: Vec<u8>) -> Answer {
+    let request = Request::post("/upload")
+        .header("host", "127.0.0.1:6969")
+        .header("origin", "http://127.0.0.1:6969")
+        .header("content-type", "multipart/form-data; boundary=edge")
+        .body(Body::from(body))
+        .unwrap();
+    site.send(request).await
+}
+
+#[tokio::test]
+async fn a_form_with_a_token_adds_a_torrent_once() {
+    let site = Site::new();
+    let torrent = named("film");
+    let parts = [("token", None, site.token.as_bytes()), ("file", Some("film.torrent"), &torrent.bytes())];
+    let hash = torrent.info_hash();
+    for what in ["new", "known"] {
+        let answer = submit(&site, &parts).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+        let to = answer.headers["location"].to_str().unwrap();
+        assert_eq!(to, format!("/torrent/{hash}?uploaded={what}"));
+        assert!(site.get(to).await.text().contains("class=\"notice\""));
+    }
+    assert_eq!(site.index.len(), 1);
+    assert!(site.tracker.access.is_listed(&hash), "the tracker knows that it is listed");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_form_is_said_beside_it() {
+    let site = Site::new();
+    let good = named("film").bytes();
+    let token = site.token.as_bytes();
+    for (parts, status) in [
+        (&[("token", None, &b"btfs_wrong"[..]), ("file", Some("f"), &good)][..], StatusCode::UNAUTHORIZED),
+        (&[("file", Some("f"), &good)], StatusCode::UNAUTHORIZED),
+        (&[("token", None, b""), ("file", Some("f"), &good)], StatusCode::UNAUTHORIZED),
+        (&[("token", None, &[b'x'; 1000]), ("file", Some("f"), &good)], StatusCode::UNAUTHORIZED),
+        (&[("token", None, token)], StatusCode::BAD_REQUEST),
+        (&[("token", None, token), ("file", Some(""), b"")], StatusCode::BAD_REQUEST),
+        (&[("token", None, token), ("file", Some("f"), b"no torrent <b>")], StatusCode::BAD_REQUEST),
+        (&[("other", None, b"x")], StatusCode::BAD_REQUEST),
+        (&[], StatusCode::BAD_REQUEST),
+    ] {
+        let answer = submit(&site, parts).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert!(answer.text().contains("role=\"alert\"") && answer.text().contains("multipart/form-data"));
+    }
+    for broken in
+        [&b""[..], b"--edge\r\n", b"--edge\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\nhalf", &[0xff; 100]]
+    {
+        assert_eq!(raw_form(&site, broken.to_vec()).await.status, StatusCode::BAD_REQUEST, "{broken:?}");
+    }
+    assert!(site.index.is_empty());
+}
+
+#[tokio::test]
+async fn a_files_own_name_means_nothing() {
+    let site = Site::new();
+    for name in ["../../etc/cron.d/x", "/etc/passwd", "C:\\x", "<script>", ".", "a\u{202e}b"] {
+        let torrent = named("film");
+        let answer =
+            submit(&site, &[("token", None, site.token.as_bytes()), ("file", Some(name), &torrent.bytes())]).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{name}");
+        assert_eq!(site.get(&format!("/torrent/{}.torrent", torrent.info_hash())).await.body, torrent.bytes());
+    }
+}
+
+#[tokio::test]
+async fn every_bad_torrent_of_the_corpus_is_refused_in_one_line() {
+    let site = Site::new();
+    for entry in std::fs::read_dir("tests/corpus/torrents").unwrap() {
+        let path = entry.unwrap().path();
+        if !path.file_name().unwrap().to_string_lossy().starts_with('r') {
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let answer = site.publish(&site.token, bytes.clone()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", path.display());
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        assert!(error.starts_with("this is no usable torrent: ") && !error.contains('\n'), "{error}");
+        let parts = [("token", None, site.token.as_bytes()), ("file", Some("f"), &bytes[..])];
+        assert_eq!(submit(&site, &parts).await.status, StatusCode::BAD_REQUEST);
+    }
+    assert!(site.index.is_empty());
+}
+
+#[tokio::test]
+async fn programs_publish_with_a_token() {
+    let site = Site::new();
+    let torrent = Torrent { trackers: &["http://a.example/announce"], ..named("film") };
+    let answer = site.publish(&site.token, torrent.bytes()).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    let json = answer.json();
+    let hash = torrent.info_hash().to_string();
+    assert_eq!((&json["info_hash"], &json["new"]), (&hash.clone().into(), &true.into()));
+    assert_eq!(json["page"], format!("http://127.0.0.1:6969/torrent/{hash}"));
+    assert_eq!(site.publish(&site.token, torrent.bytes()).await.status, StatusCode::OK);
+    for token in ["", "wrong", "btfs_00000000000000000000000000000000"] {
+        let refused = site.publish(token, torrent.bytes()).await;
+        assert_eq!(
+            (refused.status, &refused.headers["www-authenticate"]),
+            (StatusCode::UNAUTHORIZED, &"Bearer".parse().unwrap())
+        );
+    }
+    let open = Site::with(PagesConfig { open_upload: true, ..PagesConfig::default() });
+    assert_eq!(open.publish("", torrent.bytes()).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn what_is_larger_than_a_torrent_is_not_read() {
+    let site = Site::new();
+    let claimed = Request::post("/api/torrents")
+        .header("host", "127.0.0.1")
+        .header("content-length", (MAX_TORRENT_BYTES + 1).to_string())
+        .header("authorization", format!("Bearer {}", site.token))
+        .body(Body::from("x"))
+        .unwrap();
+    assert_eq!(site.send(claimed).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let large = vec![b'0'; MAX_TORRENT_BYTES + 1];
+    // Without a claim, as in chunks.
+    assert_eq!(site.publish(&site.token, large.clone()).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let parts = [("token", None, site.token.as_bytes()), ("file", Some("f"), &large[..])];
+    let answer = submit(&site, &parts).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(answer.text().contains("role=\"alert\""));
+}
