@@ -7,22 +7,24 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tower::ServiceExt;
 
 use super::access::Refusal;
@@ -84,6 +86,8 @@ pub(super) async fn listen(listener: TcpListener, http: Arc<Http>, mut shutdown:
 
 async fn converse(stream: TcpStream, peer: SocketAddr, http: Arc<Http>, mut ending: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
+    // Who takes nothing of what he asked for is let go of by the kernel.
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(HEADER_TIMEOUT));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let http = http.clone();
         async move { Ok::<_, Infallible>(respond(request, peer, &http).await) }
@@ -113,6 +117,47 @@ async fn converse(stream: TcpStream, peer: SocketAddr, http: Arc<Http>, mut endi
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%peer, %error, "tracker connection ended"),
         None => tracing::debug!(%peer, "tracker connection took too long"),
+    }
+}
+
+/// A body whose next part comes soon, or not at all: a slow upload is one thing, a silent one another.
+struct Patient {
+    body: Incoming,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Patient {
+    fn new(body: Incoming) -> Self {
+        Self { body, silence: Box::pin(tokio::time::sleep(HEADER_TIMEOUT)) }
+    }
+}
+
+impl HttpBody for Patient {
+    type Data = <Incoming as HttpBody>::Data;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(frame) => {
+                self.silence.as_mut().reset(tokio::time::Instant::now() + HEADER_TIMEOUT);
+                Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)))
+            }
+            Poll::Pending => {
+                ready!(self.silence.as_mut().poll(context));
+                Poll::Ready(Some(Err(axum::Error::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -166,7 +211,7 @@ async fn respond(request: hyper::Request<Incoming>, peer: SocketAddr, http: &Htt
         Place::Health => return fresh("text/plain; charset=utf-8", "ok\n"),
         Place::Elsewhere => {
             let Some(pages) = &http.config.pages else { return StatusCode::NOT_FOUND.into_response() };
-            let mut request: Request = request.map(Body::new);
+            let mut request: Request = request.map(|body| Body::new(Patient::new(body)));
             request.extensions_mut().insert(Requester(ip));
             return match pages.clone().oneshot(request).await {
                 Ok(response) => response,
@@ -301,7 +346,7 @@ thread_local! {
     static PEERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A slow client has this long for its header, and an idle one between two requests.
+/// A slow client has this long for its header, an idle one between two requests, a silent one between parts of a body.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_LIFE: Duration = Duration::from_secs(120);
 /// One request at most, beyond that.

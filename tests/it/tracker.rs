@@ -257,6 +257,19 @@ async fn the_end_waits_for_nobody_who_is_idle() {
 }
 
 #[tokio::test]
+async fn an_upload_that_falls_silent_is_dropped() {
+    let pages = Router::new().route("/upload", post(async |body: String| body));
+    let config = ServeConfig { pages: Some(pages), ..ServeConfig::default() };
+    let server = Server::start_with("127.0.0.1".parse().unwrap(), config);
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf of it").await.unwrap();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(25), stream.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "still open after 25 s");
+    assert!(!answer.starts_with(b"HTTP/1.1 2") && !answer.starts_with(b"HTTP/1.1 5"), "{answer:?}");
+}
+
+#[tokio::test]
 async fn slow_clients_are_dropped_and_keep_nobody_waiting() {
     let server = Server::start().await;
     let started = Instant::now();

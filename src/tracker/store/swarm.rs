@@ -293,6 +293,9 @@ fn whole([high, low]: [u32; 2]) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+// A million peers are 28 or 40 MB, not 56.
+const _: () = assert!(size_of::<Peer<6>>() == 28 && size_of::<Peer<18>>() == 40);
+
 /// Longer lists have an index.
 const INDEXED_FROM: usize = 24;
 /// What somebody says he has moved since his last announce; more is not believed (16 TiB: an hour at 40 Gbit/s).
