@@ -85,9 +85,6 @@ pub(super) async fn listen(listener: TcpListener, http: Arc<Http>, mut shutdown:
 }
 
 async fn converse(stream: TcpStream, peer: SocketAddr, http: Arc<Http>, mut ending: watch::Receiver<bool>) {
-    let _ = stream.set_nodelay(true);
-    // Who takes nothing of what he asked for is let go of by the kernel.
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(HEADER_TIMEOUT));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let http = http.clone();
         async move { Ok::<_, Infallible>(respond(request, peer, &http).await) }

@@ -109,6 +109,9 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
     }
     // Connections of a former life that linger must not keep us from our port; a living listener still does.
     socket.set_reuse_address(true)?;
+    // Connections inherit both: answers leave at once, and who takes nothing of his is let go of by the kernel.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(LONGEST_UNTAKEN))?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -140,6 +143,8 @@ fn is_missing_family(error: &io::Error) -> bool {
 const PORT: u16 = 6969;
 const BACKLOG: i32 = 1024;
 const BUFFER_BYTES: usize = 4 << 20;
+/// What was sent and is not taken ends a connection after this time.
+const LONGEST_UNTAKEN: Duration = Duration::from_secs(15);
 /// A worker that was not woken looks up after this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const ANY_PORT_TRIES: usize = 16;
