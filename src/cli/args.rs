@@ -11,6 +11,7 @@ use super::{add, cache, completions, create, edit, get, limits, man, publish, sh
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
+use crate::proto::announce::{TrackerScheme, tracker_scheme};
 use crate::storage::{CacheLimits, MinFree};
 
 /// Everything that can stand on the command line.
@@ -357,10 +358,10 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
 
 /// The URL of a tracker that we can ask.
 pub(crate) fn tracker_url(text: &str) -> Result<String, String> {
-    let url = url::Url::parse(text).map_err(|error| error.to_string())?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(text.to_owned()),
-        other => Err(format!("{other}: trackers are asked by http and https")),
+    match tracker_scheme(text) {
+        Some(TrackerScheme::Http | TrackerScheme::Udp) => Ok(text.to_owned()),
+        Some(TrackerScheme::WebSocket) => Err("trackers are asked by http, https and udp".to_owned()),
+        None => Err("no tracker URL: it needs http, https or udp, a host, and for udp a port".to_owned()),
     }
 }
 
@@ -429,6 +430,17 @@ mod tests {
     }
 
     #[test]
+    fn trackers_of_all_kinds_that_are_asked_may_be_named() {
+        let urls = ["udp://h:1/announce", "UDP://h:1", "http://h/a?passkey=x", "https://[::1]:9/announce"];
+        for url in urls {
+            let lines = ["mount a b", "seed a b", "get a", "add a b"];
+            for line in lines.map(|line| format!("btfs {line} --tracker {url}")) {
+                assert!(parse(&line).is_ok(), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn bounds_of_the_cache_are_read() {
         let Command::Mount(args) = parse("btfs mount a b --cache-size 1.5G --cache-min-free 7.5%").unwrap().command
         else {
@@ -452,7 +464,9 @@ mod tests {
             "btfs mount a b --peer nowhere",
             "btfs mount a b --max-peers 0",
             "btfs mount a b --max-per-address 0",
-            "btfs mount a b --tracker udp://h:1/announce",
+            "btfs mount a b --tracker udp://h/announce",
+            "btfs mount a b --tracker ws://h/announce",
+            "btfs mount a b --tracker http:///announce",
             "btfs mount a b --tracker http://h/a --no-tracker",
             "btfs mount a b --fill some",
             "btfs seed a",

@@ -232,7 +232,7 @@ mod tests {
     fn options_mean_what_the_flags_mean() {
         let args = mount(
             "ro,nodev,noexec,allow_other,uid=7,gid=8,cache_dir=/a\\,b,cache_size=2M,cache_min_free=3%,read_timeout=0,fill=all,peer=127.0.0.1:5,port=9,\
-             no_upload,tracker=http://h/announce",
+             no_upload,tracker=http://h/announce,tracker=udp://h:1/announce",
         )
         .unwrap();
         assert_eq!((args.allow_other, args.uid, args.gid), (true, Some(7), Some(8)));
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!((args.cache.cache_size, args.cache.cache_min_free), (Some(2 << 20), Some(MinFree::Percent(3.0))));
         assert_eq!(args.cache.cache_dir.unwrap().to_str(), Some("/a,b"));
         assert_eq!((args.read_timeout.as_secs(), swarm.port, swarm.no_upload), (0, Some(9), true));
-        assert_eq!((swarm.peers.len(), swarm.trackers.len()), (1, 1));
+        assert_eq!((swarm.peers.len(), swarm.trackers.len()), (1, 2));
     }
 
     #[test]
