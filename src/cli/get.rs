@@ -41,7 +41,7 @@ pub struct Args {
     /// When all is here, go on sharing it until interrupted
     #[arg(long)]
     pub seed: bool,
-    /// Give up after so many seconds without progress [default: wait for ever]
+    /// Give up when for so many seconds nothing of use has come [default: wait for ever]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
     /// Print one line of JSON at the end, however it ends
@@ -91,7 +91,7 @@ fn download(args: &Args, mut job: Job, mut running: Running) -> ! {
             Err(error) => break End::Failed(error),
         }
         let now = Instant::now();
-        let idle = patience.note(now, job.have_bytes(), snapshot.as_ref().map_or(0, |s| s.unchecked_pieces));
+        let idle = patience.note(now, Progress::of(job.have_bytes(), snapshot.as_ref()));
         if let Some(snapshot) = &snapshot {
             if let Some(error) = snapshot.disk_error.as_ref().filter(|_| idle >= DISK_PATIENCE) {
                 break End::Failed(anyhow::anyhow!("the disk fails: {error}"));
@@ -267,23 +267,43 @@ fn obstacle(snapshot: &TorrentSnapshot) -> String {
     }
 }
 
+/// What changes while a download comes along, be it slowly: blocks come long before the piece that they make up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Progress {
+    have_bytes: u64,
+    /// Bytes of blocks that were of use. What comes again and again, and is thrown away, is none.
+    useful_bytes: u64,
+    unchecked_pieces: usize,
+}
+
+impl Progress {
+    fn of(have_bytes: u64, snapshot: Option<&TorrentSnapshot>) -> Self {
+        let Some(snapshot) = snapshot else { return Self { have_bytes, ..Self::default() } };
+        let useful_bytes = snapshot.downloaded_bytes.saturating_sub(snapshot.wasted_bytes);
+        Self { have_bytes, useful_bytes, unchecked_pieces: snapshot.unchecked_pieces }
+    }
+}
+
 /// Since when nothing has come.
 struct Patience {
     since: Instant,
-    have: u64,
-    unchecked: usize,
+    seen: Progress,
     warned: bool,
 }
 
 impl Patience {
     fn new(now: Instant) -> Self {
-        Self { since: now, have: 0, unchecked: 0, warned: false }
+        Self { since: now, seen: Progress::default(), warned: false }
     }
 
-    /// Takes what is here and what is to be checked; how long that has not changed.
-    fn note(&mut self, now: Instant, have: u64, unchecked: usize) -> Duration {
-        if (have, unchecked) != (self.have, self.unchecked) {
-            (self.since, self.have, self.unchecked, self.warned) = (now, have, unchecked, false);
+    /// Takes how far it has come; how long it has come no further. Less that is of use than before is no progress: a piece
+    /// has failed its hash.
+    fn note(&mut self, now: Instant, progress: Progress) -> Duration {
+        let Progress { have_bytes, useful_bytes, unchecked_pieces } = progress;
+        let goes_on = (have_bytes, unchecked_pieces) != (self.seen.have_bytes, self.seen.unchecked_pieces);
+        if goes_on || useful_bytes > self.seen.useful_bytes {
+            (self.since, self.warned) = (now, false);
+            self.seen = Progress { useful_bytes: useful_bytes.max(self.seen.useful_bytes), ..progress };
         }
         now.duration_since(self.since)
     }
@@ -363,3 +383,23 @@ What is not complete lies in DIR/.btfs-INFOHASH/; whatever ended it, the same co
 name when it is complete. Files that exist are checked, and kept if they are what the torrent says; nothing is overwritten.
 
 Exit status: 0 all is here, 1 failed, 2 wrong usage, 3 no progress within --timeout, 130 interrupted, 101 a bug.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_a_piece_that_is_not_whole_yet_are_progress_and_what_is_thrown_away_is_none() {
+        let start = Instant::now();
+        let mut patience = Patience::new(start);
+        let mut idle = |second: u64, have_bytes, useful_bytes, unchecked_pieces| {
+            let progress = Progress { have_bytes, useful_bytes, unchecked_pieces };
+            patience.note(start + Duration::from_secs(second), progress).as_secs()
+        };
+        assert_eq!((idle(5, 0, 0, 0), idle(6, 0, 0, 9), idle(8, 0, 0, 9)), (5, 0, 2));
+        assert_eq!((idle(9, 0, 16384, 0), idle(10, 0, 32768, 0), idle(12, 0, 32768, 0)), (0, 0, 2));
+        // The piece is not what the torrent says, and the same blocks come again.
+        assert_eq!((idle(13, 0, 0, 0), idle(14, 0, 16384, 0), idle(15, 0, 32768, 0)), (3, 4, 5));
+        assert_eq!((idle(16, 0, 49152, 0), idle(17, 65536, 49152, 0), idle(19, 65536, 49152, 0)), (0, 0, 2));
+    }
+}

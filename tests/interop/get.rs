@@ -12,7 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::clients::several_files;
-use crate::harness::payload::{Torrent, assert_same, link_text};
+use crate::harness::payload::{Torrent, assert_same, link_text, torrent, write_file};
 use crate::harness::process::{Process, send_signal};
 use crate::harness::{World, own_addr, run, run_any, texts, wait_until};
 
@@ -345,6 +345,20 @@ fn hostile_names_end_where_the_mount_shows_them() {
     let known =
         |name: &std::ffi::OsString| name.to_string_lossy().starts_with("got-") || ours.iter().any(|o| name == o);
     assert!(strays.iter().all(known), "{strays:?}");
+}
+
+#[test]
+fn a_line_that_is_slow_is_no_stall() {
+    let world = World::new();
+    let path = world.path("original/film.bin");
+    write_file(&path, 5, 1 << 20);
+    let film = torrent(&path, 1 << 20, &[]);
+    let seed = world.seed(&film);
+    // One piece, for which this takes eight seconds.
+    let more = ["--max-download", "128K", "--timeout", "5", "--peer", &seed.addr.to_string()];
+    let output = run_any(&mut get(&world, &film.file, &more));
+    assert!(output.status.success(), "{}", texts(&output));
+    assert_same(&world.path("got/film.bin"), &film.data);
 }
 
 /// What lies at a path: permissions and SHA-256 of a file, or where a link leads.
