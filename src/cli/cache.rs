@@ -75,14 +75,21 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(path) => std::path::absolute(path)?,
         None => paths::cache_dir().ok_or_else(|| anyhow!(args::NO_CACHE))?,
     };
-    let cache = CacheDir::open(&path)?;
+    // Looking makes no directory, and where there is none nothing can be removed.
+    let is_there = path.try_exists().with_context(|| path.display().to_string())?;
+    let open = || CacheDir::open(&path);
     match args.action {
-        Action::List { json } => list(&cache, json),
+        Action::List { json } => {
+            let slots = if is_there { open()?.slots()? } else { Vec::new() };
+            list(&path, slots, json)
+        }
         Action::Prune { to, older_than, dry_run, torrents } => {
             let hashes = torrents.iter().map(|name| hash_of(name)).collect::<anyhow::Result<Vec<_>>>()?;
-            prune(&cache, to, older_than, dry_run, &hashes)
+            let cache = if is_there { Some(open()?) } else { None };
+            prune(cache.as_ref(), to, older_than, dry_run, &hashes)
         }
         Action::Pin { torrents } => {
+            let cache = open()?;
             for name in &torrents {
                 let torrent = hash_of(name)?;
                 cache.pin(torrent)?;
@@ -91,6 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Ok(())
         }
         Action::Unpin { torrents } => {
+            let cache = open()?;
             for name in &torrents {
                 let torrent = hash_of(name)?;
                 match cache.unpin(torrent)? {
@@ -128,13 +136,12 @@ struct Listing<'a> {
     slots: Vec<Shown>,
 }
 
-fn list(cache: &CacheDir, json: bool) -> anyhow::Result<()> {
-    let mut slots = cache.slots()?;
+fn list(path: &Path, mut slots: Vec<SlotStatus>, json: bool) -> anyhow::Result<()> {
     slots.sort_by_key(|slot| slot.last_used);
     let total = slots.iter().map(|slot| slot.bytes).sum();
     let shown: Vec<_> = slots.iter().map(Shown::new).collect();
     if json {
-        let path = cache.path().to_string_lossy();
+        let path = path.to_string_lossy();
         let json = serde_json::to_string(&Listing { cache_dir: &path, cached_bytes: total, slots: shown })?;
         say(text::safe_json(&json));
         return Ok(());
@@ -161,7 +168,7 @@ fn list(cache: &CacheDir, json: bool) -> anyhow::Result<()> {
         ));
     }
     let torrents = if shown.len() == 1 { "1 torrent".to_owned() } else { format!("{} torrents", shown.len()) };
-    say(format_args!("{} in {torrents}, {}", Bytes(total), text::safe(cache.path().as_os_str().as_bytes())));
+    say(format_args!("{} in {torrents}, {}", Bytes(total), text::safe(path.as_os_str().as_bytes())));
     Ok(())
 }
 
@@ -184,13 +191,13 @@ impl Shown {
 }
 
 fn prune(
-    cache: &CacheDir,
+    cache: Option<&CacheDir>,
     to: Option<u64>,
     older_than: Option<Duration>,
     dry_run: bool,
     torrents: &[InfoHash],
 ) -> anyhow::Result<()> {
-    let mut slots = cache.slots()?;
+    let mut slots = cache.map_or_else(|| Ok(Vec::new()), CacheDir::slots)?;
     slots.sort_by_key(|slot| slot.last_used);
     let mut total: u64 = slots.iter().map(|slot| slot.bytes).sum();
     if let Some(missing) = torrents.iter().find(|&hash| !slots.iter().any(|slot| slot.info_hash == *hash)) {
@@ -208,7 +215,7 @@ fn prune(
             (Some(_), _) => Removed::InUse,
             (None, true) => Removed::Pinned,
             (None, false) if dry_run => Removed::Gone(slot.bytes),
-            (None, false) => cache.remove(&slot.name)?,
+            (None, false) => cache.map_or(Ok(Removed::Missing), |cache| cache.remove(&slot.name))?,
         };
         match outcome {
             Removed::Gone(bytes) => {

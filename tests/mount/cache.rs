@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::mount::Mount;
 use crate::harness::payload::{Torrent, assert_range, assert_same, compare, torrent, write_file};
-use crate::harness::{World, can_mount, run, run_any, texts, wait_until};
+use crate::harness::{World, as_root, can_mount, run, run_any, texts, wait_until};
 
 const MIB: u64 = 1 << 20;
 const PIECE: u64 = 64 << 10;
@@ -236,6 +236,24 @@ fn a_libtorrent_peer_hears_what_we_do_not_have_any_more() {
     assert_eq!(leech.state()["failed"], 0);
     drop(leech);
     mount.umount();
+}
+
+#[test]
+fn a_cache_on_a_read_only_disk_is_listed() {
+    if !can_mount() || !as_root("for a mount namespace") {
+        return;
+    }
+    let world = World::new();
+    let torrent = film(&world, MIB);
+    world.mount(&torrent).start().umount();
+    let cache = world.path("cache/btfs");
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && exec \"$2\" cache list --json";
+    let mut command = Command::new("unshare");
+    world.surround(&mut command);
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(&cache).arg(crate::harness::btfs());
+    let output = run(&mut command);
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed["slots"][0]["info_hash"], *torrent.info_hash);
 }
 
 #[test]

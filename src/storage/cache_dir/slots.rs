@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,9 +50,12 @@ pub enum Removed {
 }
 
 impl CacheDir {
-    /// All slots, by name. Costs a look at every file in them.
+    /// All slots, by name. Costs a look at every file in them. Where nothing can be written it is taken without a lock.
     pub fn slots(&self) -> Result<Vec<SlotStatus>, StorageError> {
-        let _global = self.lock_globally(&mut Vec::new())?;
+        let _global = match self.lock_globally(&mut Vec::new()) {
+            Err(StorageError::Io { source, .. }) if is_read_only(&source) => None,
+            locked => locked?,
+        };
         let mut slots = Vec::new();
         for (name, info_hash) in self.slot_names()? {
             match self.look_at(&name, info_hash) {
@@ -135,7 +138,11 @@ impl CacheDir {
     /// Under the global lock: a slot's own lock is taken for a moment, which nobody must take for an owner's.
     fn look_at(&self, name: &str, info_hash: InfoHash) -> io::Result<Option<SlotStatus>> {
         let Ok(dir) = sys::open_at(self.dir(), OsStr::new(name), Open::Directory) else { return Ok(None) };
-        let (lock, owner) = match sys::open_at(&dir, OsStr::new(LOCK), Open::Write) {
+        let lock = match sys::open_at(&dir, OsStr::new(LOCK), Open::Write) {
+            Err(error) if is_read_only(&error) => sys::open_at(&dir, OsStr::new(LOCK), Open::Read),
+            lock => lock,
+        };
+        let (lock, owner) = match lock {
             Ok(lock) => {
                 let owner = match lock.try_lock() {
                     Ok(()) => None,
@@ -209,6 +216,11 @@ pub(super) fn remove_emptied(parent: &File, name: &OsStr, slot: &File) -> io::Re
         ignore_odd(sys::remove_dir_at(parent, name))?;
     }
     Ok(())
+}
+
+/// Whether something can be looked at, but not written.
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
 }
 
 /// Whose process it is and what it has mounted: the first two lines of a lock's text.
