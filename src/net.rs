@@ -13,6 +13,6 @@ mod torrent_task;
 mod tracker_client;
 pub mod udp_tracker;
 
-pub use session::{AddTorrent, Bounds, NewBounds, Rates, Session, SessionConfig, SessionError};
+pub use session::{AddTorrent, Bounds, NewBounds, Rates, Session, SessionConfig, SessionError, judge_port};
 pub use torrent_handle::{PendingRead, ReadOutcome, ReadReply, Request, Requests, TorrentHandle};
 pub use tracker_client::TrackerClient;

@@ -26,7 +26,7 @@ pub use verify::{PieceHashes, Verdict};
 pub(crate) use store::Pages;
 #[cfg(test)]
 pub(crate) use sys::drop_cached;
-pub(crate) use sys::{Mapping, Part, descriptor_limit, send};
+pub(crate) use sys::{Mapping, Part, descriptor_limit, lowest_free_descriptor, send};
 
 use std::path::{Path, PathBuf};
 

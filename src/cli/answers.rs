@@ -66,6 +66,9 @@ impl Responder for Answers {
             Err(error) => return Response::refused(error.to_string()),
         };
         let hash = metainfo.info_hash;
+        if let Err(error) = self.source.changes.session().judge_room() {
+            return Response::refused(error.to_string());
+        }
         let cache = self.source.changes.session().cache_dir();
         Sharers::default().take_over(std::slice::from_ref(&metainfo), cache);
         match self.source.changes.add(AddTorrent { metainfo, data: None, peers, trackers }, Path::new("")) {

@@ -18,7 +18,11 @@ pub(crate) enum Forked {
 }
 
 /// The child's way to say that it is ready. Dropped without: the parent takes the child's exit status.
-pub(crate) struct Ready(File);
+pub(crate) struct Ready {
+    parent: File,
+    /// `/dev/null`, open already: there may be no descriptor left later.
+    null: File,
+}
 
 /// No second process could be made.
 #[derive(Debug, thiserror::Error)]
@@ -31,16 +35,17 @@ pub(crate) struct NoProcess(#[source] io::Error);
 /// If there is a second thread: its locks would stay locked in the child.
 pub(crate) fn fork() -> Result<Forked, NoProcess> {
     assert_single_thread();
-    let (mut from_child, to_parent) = pipe().map_err(NoProcess)?;
+    let (mut from_child, parent) = pipe().map_err(NoProcess)?;
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(NoProcess)?;
     // SAFETY: there is one thread (asserted), so the child may do everything that the parent may.
     match unsafe { libc::fork() } {
         -1 => Err(NoProcess(io::Error::last_os_error())),
         0 => {
             drop(from_child);
-            Ok(Forked::Child(Ready(to_parent)))
+            Ok(Forked::Child(Ready { parent, null }))
         }
         child => {
-            drop(to_parent);
+            drop((parent, null));
             let mut status = [0];
             match from_child.read_exact(&mut status) {
                 Ok(()) => Ok(Forked::Parent(i32::from(status[0]))),
@@ -55,16 +60,15 @@ impl Ready {
     pub(crate) fn tell(mut self) -> io::Result<()> {
         // SAFETY: setsid takes no pointers; it fails for a group leader only, which a forked child is not.
         unsafe { libc::setsid() };
-        let null = File::options().read(true).write(true).open("/dev/null")?;
         for stream in 0..=2 {
             // Pointed elsewhere and never closed: the FUSE device must not become one of them.
             // SAFETY: both are valid descriptors.
-            if unsafe { libc::dup2(null.as_raw_fd(), stream) } < 0 {
+            if unsafe { libc::dup2(self.null.as_raw_fd(), stream) } < 0 {
                 return Err(io::Error::last_os_error());
             }
         }
         // A parent that was killed meanwhile does not read this; that is no reason to end.
-        let _ = self.0.write_all(&[0]);
+        let _ = self.parent.write_all(&[0]);
         Ok(())
     }
 }
@@ -163,6 +167,15 @@ pub(crate) fn raise_descriptor_limit() {
 pub(crate) fn ignore_hangup() {
     // SAFETY: sets a disposition; no handler of ours runs.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+/// Whether a signal was ignored when this process was started: by `nohup`, or as SIGINT of what a shell without job control
+/// starts in the background.
+pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeros are a valid value of this structure.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: asks only; the structure lives through the call.
+    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN }
 }
 
 /// Few heaps for all threads (glibc gives each its own): what one frees the others use again, so memory stays near what

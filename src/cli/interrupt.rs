@@ -5,25 +5,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::exit;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{daemon, exit};
 
 /// A flag that the first SIGINT or SIGTERM sets: whoever works looks at it, and leaves nothing behind. A second one ends the
 /// process, and so does the end of `patience`, for disks that do not answer.
 pub(crate) fn stop_on_signal(patience: Option<Duration>) -> anyhow::Result<Arc<AtomicBool>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let (mut interrupt, mut terminate) = {
         let _context = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        // Of what a shell starts in the background SIGINT is ignored, and stays so.
+        let interrupt = match daemon::is_ignored(SignalKind::interrupt().as_raw_value()) {
+            true => None,
+            false => Some(signal(SignalKind::interrupt())?),
+        };
+        (interrupt, signal(SignalKind::terminate())?)
     };
     // Ends with the process.
     std::thread::spawn(move || {
         runtime.block_on(async {
             let mut either = async || {
                 tokio::select! {
-                    _ = interrupt.recv() => {}
+                    _ = received(&mut interrupt) => {}
                     _ = terminate.recv() => {}
                 }
             };
@@ -41,6 +47,14 @@ pub(crate) fn stop_on_signal(patience: Option<Duration>) -> anyhow::Result<Arc<A
         });
     });
     Ok(stop)
+}
+
+/// The next one; of a signal that is ignored never.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Notes a file that is to go when the process is ended now; `None`: there is none any more.

@@ -9,14 +9,14 @@ use std::time::Instant;
 use anyhow::Context;
 
 use super::args::MountArgs;
-use super::process::{self, Parts, Process};
+use super::process::{self, End, Parts, Process};
 use super::torrents::{self, Named};
 use super::watching::InMount;
 use super::{daemon, exit, logging, mountpoint, options, stop, text};
 use crate::base::size::Bytes;
 use crate::control::{Changes, Common, Seeding, Watch};
 use crate::fs::{Mount, MountConfig, prepare_mountpoint};
-use crate::net::{AddTorrent, SessionConfig};
+use crate::net::{AddTorrent, SessionConfig, judge_port};
 use crate::proto::metainfo::{EntryKind, Metainfo};
 
 /// Mounts. Returns in the process that was called; the one that serves the mount ends by itself.
@@ -66,7 +66,24 @@ fn serve(
     let upload = session.upload;
     let watched = args.watch.as_deref().map(watched).transpose()?;
     let cache = session.cache_dir.clone();
-    stop::Sharers::default().take_over(&torrents, &cache);
+    let config = MountConfig {
+        mountpoint: mountpoint.clone(),
+        allow_other: args.allow_other,
+        uid: args.uid,
+        gid: args.gid,
+        readahead: args.readahead,
+        data: Some(cache.clone()),
+        options: args.options.clone(),
+    };
+    // Whoever shares on ends for a mount that comes about.
+    Mount::judge(&config)?;
+    let sharers = stop::Sharers::default();
+    if let Some(port) = session.port
+        && !sharers.will_free(port, &torrents, &cache)
+    {
+        judge_port(port, session.bind)?;
+    }
+    sharers.take_over(&torrents, &cache);
     let session = process.session(session)?;
     let started = (|| {
         let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
@@ -74,6 +91,7 @@ fn serve(
         let watched = watched.as_ref().and_then(|directory| directory.metadata().ok());
         let mut avoid = Vec::from_iter(log.into_iter().chain(watched).chain(cache.metadata().ok()).map(identity));
         for metainfo in &torrents {
+            anyhow::ensure!(!process.is_ending(), "interrupted");
             let added = session.add(AddTorrent {
                 metainfo: metainfo.clone(),
                 data: None,
@@ -83,15 +101,6 @@ fn serve(
             let torrent = added.map_err(process::explain)?;
             avoid.extend(torrent.store().directories());
         }
-        let config = MountConfig {
-            mountpoint: mountpoint.clone(),
-            allow_other: args.allow_other,
-            uid: args.uid,
-            gid: args.gid,
-            readahead: args.readahead,
-            data: Some(cache.clone()),
-            options: args.options.clone(),
-        };
         Ok(Mount::start(config, &session.torrents(), &avoid)?)
     })();
     let mount = match started {
@@ -108,7 +117,7 @@ fn serve(
     let mut watch = args.watch.clone().map(Watch::new);
     if let Some(watch) = &mut watch {
         // What lies there now is there from the start.
-        watch.look(Instant::now(), &InMount::new(&changes));
+        watch.look(Instant::now(), &InMount::new(&changes).until(&|| process.is_ending()));
     }
     let found = watch.as_ref().map(|watch| (watch.directory().to_owned(), watch.shown()));
     let parts = Parts {
@@ -119,7 +128,14 @@ fn serve(
         warnings: warnings.clone(),
         log: target.describe(),
     };
+    // So far that can be a signal only.
+    let is_interrupted = process.is_ending();
     let running = process.run("mount", parts);
+    // From here on nothing may return: what is mounted is unmounted by an orderly end alone.
+    if is_interrupted {
+        text::complain("interrupted");
+        running.end_with(End::Signal, exit::FAILED, || {});
+    }
     tracing::info!(mountpoint = %mountpoint.display(), torrents = torrents.len(), "mounted");
     if !args.manner.quiet {
         announce(&torrents, &mountpoint, found);
@@ -131,7 +147,10 @@ fn serve(
     if let Some(ready) = ready {
         // From now on they go to the log only.
         warnings.list().iter().for_each(|warning| text::complain(&warning.text));
-        ready.tell()?;
+        if let Err(error) = ready.tell() {
+            let status = exit::report(&anyhow::Error::new(error).context("cannot go on in the background"));
+            running.end_with(End::Done, status, || {});
+        }
     }
     running.until_end(!background)
 }

@@ -48,6 +48,7 @@ impl Process {
     pub(crate) fn start(background: bool) -> anyhow::Result<Self> {
         // Nothing here blocks or computes for long; one core less is woken, and one heap less filled, for each that lacks.
         let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).clamp(1, 4);
+        daemon::raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
             .thread_name("tokio")
@@ -57,11 +58,10 @@ impl Process {
         // Unbounded: a few signals, one umount, one end of the mount; a flood of requests is held back by the socket.
         let (end, ends) = mpsc::unbounded_channel();
         let _guard = runtime.enter();
-        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+        let mut kinds = ending_signals();
         if background {
             daemon::ignore_hangup();
-        } else {
-            kinds.push(SignalKind::hangup());
+            kinds.retain(|&kind| kind != SignalKind::hangup());
         }
         let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         for kind in kinds {
@@ -98,6 +98,11 @@ impl Process {
         }
         torrents::refuse_twins(&torrents)?;
         Ok(torrents)
+    }
+
+    /// Whether there is a reason to end already, which [`Running::wait`] will give.
+    pub(crate) fn is_ending(&self) -> bool {
+        !self.ends.is_empty()
     }
 
     /// The runtime.
@@ -170,6 +175,14 @@ impl Process {
         }
         Err(problem)
     }
+}
+
+/// The signals that end a process in order: not those that whoever started it wants ignored, as `nohup` does with hang-ups.
+pub(crate) fn ending_signals() -> Vec<SignalKind> {
+    let mut kinds = vec![SignalKind::interrupt(), SignalKind::hangup()];
+    kinds.retain(|kind| !daemon::is_ignored(kind.as_raw_value()));
+    kinds.push(SignalKind::terminate());
+    kinds
 }
 
 /// An error of a session that keeps everything it writes in its cache, with what to do.

@@ -17,7 +17,7 @@ use self::list::Listed;
 use super::args::SeedArgs;
 use super::exit::UsageError;
 use super::process::{Parts, Process, Running};
-use super::{daemon, logging, text, torrents};
+use super::{logging, text, torrents};
 use crate::base::size::Bytes;
 use crate::control::{Changes, Common, Seeding, Status};
 use crate::engine::Fill;
@@ -35,7 +35,6 @@ pub(crate) fn run(args: SeedArgs) -> anyhow::Result<i32> {
     let config = args.swarm.session_config(&args.cache, None, Fill::None)?;
     let target = logging::Target::foreground();
     let logging = logging::start(&args.swarm.log, &target)?;
-    daemon::raise_descriptor_limit();
     let mut process = Process::start(false)?;
     let torrents = process.resolve(named, args.swarm.bind)?;
     let session = process.session(config)?;

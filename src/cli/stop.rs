@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::cache::time;
 use super::{exit, mountpoint, status, text};
-use crate::control::{Goals, Request, Status, ask};
+use crate::control::{Goals, Request, Status, TorrentStatus, ask};
 use crate::proto::metainfo::Metainfo;
 
 /// How long sharing goes on after the mount.
@@ -102,19 +102,36 @@ impl Sharers {
     /// What they share of these torrents from this cache is shared by us from now on: it is taken out of them, and they end
     /// with their last torrent.
     pub(crate) fn take_over(&self, torrents: &[Arc<Metainfo>], cache: &Path) {
-        let sharers = self.0.get_or_init(|| {
+        self.all().iter().for_each(|(socket, status)| take_over(socket, status, torrents, cache));
+    }
+
+    /// Whether one of them listens at this port, and would end if these torrents were taken over.
+    pub(crate) fn will_free(&self, port: u16, torrents: &[Arc<Metainfo>], cache: &Path) -> bool {
+        let ends = |status: &Status| {
+            let ours = ours(status, torrents, cache).count();
+            ours > 0 && ours == status.torrents.len()
+        };
+        self.all().iter().any(|(_, status)| status.port == port && ends(status))
+    }
+
+    fn all(&self) -> &[(PathBuf, Status)] {
+        self.0.get_or_init(|| {
             let mut all = status::ask_all(0);
             all.retain(|(_, status)| status.seeding.is_some());
             all
-        });
-        sharers.iter().for_each(|(socket, status)| take_over(socket, status, torrents, cache));
+        })
     }
 }
 
-fn take_over(socket: &Path, status: &Status, torrents: &[Arc<Metainfo>], cache: &Path) {
+/// What a process shares of these torrents from this cache.
+fn ours<'s>(status: &'s Status, torrents: &[Arc<Metainfo>], cache: &Path) -> impl Iterator<Item = &'s TorrentStatus> {
     let wanted = |hash: &str| torrents.iter().filter_map(|t| t.info_hash).any(|ours| ours.to_string() == hash);
-    let ours = status.torrents.iter().filter(|torrent| Path::new(&torrent.cache).starts_with(cache));
-    let ours: Vec<_> = ours.filter(|torrent| wanted(&torrent.info_hash)).collect();
+    let here = status.torrents.iter().filter(move |torrent| Path::new(&torrent.cache).starts_with(cache));
+    here.filter(move |torrent| wanted(&torrent.info_hash))
+}
+
+fn take_over(socket: &Path, status: &Status, torrents: &[Arc<Metainfo>], cache: &Path) {
+    let ours: Vec<_> = ours(status, torrents, cache).collect();
     for torrent in &ours {
         let taken = leave(socket, &torrent.info_hash);
         tracing::info!(pid = status.pid, torrent = torrent.info_hash, taken = taken.is_some(), "takes over");

@@ -14,12 +14,12 @@ use anyhow::Context;
 use clap::ValueHint;
 use ipnet::IpNet;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::signal;
 use tokio::sync::watch;
 
 use self::settings::{Allow, Listen, Settings};
 use super::exit::{self, UsageError};
-use super::{daemon, logging, paths, text};
+use super::{daemon, logging, paths, process, text};
 use crate::tracker::web::{keep_history, pages};
 use crate::tracker::{Restored, ServeConfig, Sockets, StateDir, Tracker, admit_listed, keep_access, serve};
 
@@ -140,7 +140,7 @@ async fn keep(state: Arc<StateDir>, tracker: Arc<Tracker>, every: Duration) {
 /// The first signal ends in order, the second at once.
 fn end_by_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
     let (stop, count) = (Arc::new(stop), Arc::new(AtomicU32::new(0)));
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    for kind in process::ending_signals() {
         let (mut signals, stop, count) = (signal(kind)?, stop.clone(), count.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {

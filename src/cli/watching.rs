@@ -40,16 +40,27 @@ impl Watching {
 pub(crate) struct InMount<'a> {
     changes: &'a Changes,
     sharers: Sharers,
+    is_ending: &'a dyn Fn() -> bool,
 }
 
 impl<'a> InMount<'a> {
     pub(crate) fn new(changes: &'a Changes) -> Self {
-        Self { changes, sharers: Sharers::default() }
+        Self { changes, sharers: Sharers::default(), is_ending: &|| false }
+    }
+
+    /// Takes nothing any more when this says so.
+    pub(crate) fn until(self, is_ending: &'a dyn Fn() -> bool) -> Self {
+        Self { is_ending, ..self }
     }
 }
 
 impl Shelf for InMount<'_> {
+    fn is_ending(&self) -> bool {
+        (self.is_ending)()
+    }
+
     fn add(&self, metainfo: Arc<Metainfo>, folder: &Path) -> Result<(), String> {
+        self.changes.session().judge_room().map_err(|error| error.to_string())?;
         self.sharers.take_over(std::slice::from_ref(&metainfo), self.changes.session().cache_dir());
         let torrent = AddTorrent { metainfo, data: None, peers: Vec::new(), trackers: Vec::new() };
         match self.changes.add(torrent, folder) {

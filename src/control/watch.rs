@@ -20,6 +20,10 @@ use crate::proto::path::escape;
 
 /// Where torrents are to be shown.
 pub trait Shelf {
+    /// Whether nobody wants it any more: a look ends there, and what it has not come to is not shown.
+    fn is_ending(&self) -> bool {
+        false
+    }
     /// Shows a torrent in this folder.
     ///
     /// # Errors
@@ -231,6 +235,9 @@ impl Watch {
         // Those that are left empty go after what was in them, and new ones come before what is to be in them.
         shelf.set_folders(folders);
         for torrent in order {
+            if shelf.is_ending() {
+                return;
+            }
             let path = wanted[&torrent];
             let folder = path.parent().unwrap_or(Path::new(""));
             if let Some(metainfo) = read.get(path).filter(|_| self.shown.contains_key(&torrent)) {
@@ -329,6 +336,8 @@ mod tests {
         full: std::cell::Cell<bool>,
         /// What a removal takes.
         slow: Duration,
+        /// Nothing is wanted after so many.
+        enough: std::cell::Cell<Option<usize>>,
         names: RefCell<HashMap<InfoHash, String>>,
         folders: RefCell<BTreeSet<PathBuf>>,
     }
@@ -344,6 +353,10 @@ mod tests {
     }
 
     impl Shelf for Notes {
+        fn is_ending(&self) -> bool {
+            self.enough.get().is_some_and(|enough| self.said.borrow().len() >= enough)
+        }
+
         fn add(&self, torrent: Arc<Metainfo>, folder: &Path) -> Result<(), String> {
             let name = String::from_utf8_lossy(&torrent.name).into_owned();
             self.names.borrow_mut().insert(torrent.info_hash.unwrap(), name.clone());
@@ -534,6 +547,18 @@ mod tests {
         assert!(world.look().is_empty(), "not at once");
         world.now += REFUSAL;
         assert_eq!(world.look(), ["+a"]);
+    }
+
+    #[test]
+    fn a_look_ends_where_nobody_wants_it_any_more() {
+        let mut world = World::new();
+        for name in ["a", "b", "c"] {
+            world.write(&format!("{name}.torrent"), &torrent(name));
+        }
+        world.notes.enough.set(Some(1));
+        assert_eq!(world.look(), ["+a"]);
+        world.notes.enough.set(None);
+        assert_eq!(world.look(), ["+b", "+c"]);
     }
 
     #[test]

@@ -111,6 +111,17 @@ struct SessionState {
 }
 
 impl Mount {
+    /// Refuses what [`start`](Self::start) would refuse without a look at any torrent: the mount point, the options, the
+    /// device. Clears away a dead mount, as that does.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start).
+    pub fn judge(config: &MountConfig) -> Result<(), MountError> {
+        prepare_mountpoint(&config.mountpoint)?;
+        mount_options(config)?;
+        device()
+    }
+
     /// Mounts; when it returns, the mount answers. `avoid`: directories (device and inode) of ours that must neither hold
     /// the mount point nor lie below it; they are to be open in this process.
     pub fn start(config: MountConfig, torrents: &[TorrentHandle], avoid: &[(u64, u64)]) -> Result<Self, MountError> {

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::dial::Greeted;
 use crate::base::{InfoHash, PeerId};
+use crate::storage::lowest_free_descriptor;
 
 /// The torrents that answer, and the addresses that have come.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Registry {
     addresses: Mutex<HashMap<IpAddr, usize>>,
     /// Descriptors that connections may take: the rest is for files, the mount and ourselves.
     descriptors: Arc<Semaphore>,
+    /// No connection gets a descriptor of this number or above.
+    below: u64,
     /// Connections that may be being opened.
     half_open: Arc<Semaphore>,
 }
@@ -33,8 +36,14 @@ impl Registry {
             torrents: Mutex::default(),
             addresses: Mutex::default(),
             descriptors,
+            below: u64::MAX,
             half_open,
         }
+    }
+
+    /// From now on connections get descriptors below this number only.
+    pub(super) fn keep_free(&mut self, below: u64) {
+        self.below = below;
     }
 
     /// The right to open a connection now, held until it is open or is none; unless too many are being opened.
@@ -68,18 +77,23 @@ impl Registry {
 
     /// Whether connections have taken all descriptors that they may.
     pub(super) fn is_full(&self) -> bool {
-        self.descriptors.available_permits() == 0
+        self.descriptors.available_permits() == 0 || !self.has_descriptor()
+    }
+
+    /// Torrents and files may have taken what connections might have had.
+    fn has_descriptor(&self) -> bool {
+        lowest_free_descriptor() < self.below
     }
 
     /// A place for a connection that we open, unless all are taken.
     pub(super) fn outgoing(&self) -> Option<Place> {
-        let descriptor = self.descriptors.clone().try_acquire_owned().ok()?;
+        let descriptor = self.descriptors.clone().try_acquire_owned().ok().filter(|_| self.has_descriptor())?;
         Some(Place { network: None, _descriptor: descriptor })
     }
 
     /// A place for one more connection from this address, unless all are taken.
     pub(super) fn incoming(self: &Arc<Self>, addr: IpAddr) -> Option<Place> {
-        let descriptor = self.descriptors.clone().try_acquire_owned().ok()?;
+        let descriptor = self.descriptors.clone().try_acquire_owned().ok().filter(|_| self.has_descriptor())?;
         let network = network(addr);
         let mut addresses = lock(&self.addresses);
         let count = addresses.entry(network).or_default();

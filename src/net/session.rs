@@ -1,5 +1,6 @@
 //! One process's part in BitTorrent: ports, the peer id, the torrents.
 
+mod descriptors;
 mod limits;
 mod members;
 
@@ -34,7 +35,6 @@ use crate::proto::metainfo::Metainfo;
 use crate::proto::wire::Handshake;
 use crate::storage::{
     Adopt, CacheDir, CacheLimits, Destination, DiskPool, OpenedStore, PieceHashes, StorageError, Store, TorrentFiles,
-    descriptor_limit,
 };
 
 /// How a session is to behave; the defaults are what `btfs mount` does without options.
@@ -127,6 +127,12 @@ pub enum SessionError {
     /// The torrent is in this session already.
     #[error("the torrent is given twice")]
     Twice,
+    /// The descriptors that are left are for peers, and for reading the torrents that are here.
+    #[error("too many torrents for {limit} open files (ulimit -Hn): allow more, or take some in another process")]
+    Descriptors {
+        /// How many this process may have.
+        limit: u64,
+    },
 }
 
 /// A running session; cheap to clone, ends with [`shutdown`](Self::shutdown).
@@ -188,6 +194,14 @@ struct Listener {
     closed: Receiver<()>,
 }
 
+/// Whether a session could listen at this port (0: any) of this address, or of all.
+///
+/// # Errors
+/// [`SessionError::Listen`]
+pub fn judge_port(port: u16, bind: Option<IpAddr>) -> Result<(), SessionError> {
+    Ports::open(port, bind).map(drop).map_err(|(addr, source)| SessionError::Listen { addr, source })
+}
+
 impl Session {
     /// Opens the ports and the cache. Runs on the given runtime; needs no async context.
     ///
@@ -213,12 +227,13 @@ impl Session {
     ) -> Result<Self, SessionError> {
         // Hashing is what costs most: every core may be at it, and one more thread is there for who waits.
         let threads = std::thread::available_parallelism().map_or(3, |cores| cores.get().max(2) + 1);
-        // The other half is for files, the mount, and what is open for a moment.
-        let descriptors = (descriptor_limit() / 2).saturating_sub(8).max(8) as usize;
+        let descriptors = descriptors::for_connections();
         let bounds = config.bounds;
         let connections = bounds.max_connections.map_or(descriptors, |most| most.min(descriptors));
         let half_open = bounds.max_half_open.unwrap_or(MAX_HALF_OPEN);
-        let registry = Arc::new(Registry::new(fresh_peer_id(), config.max_per_address, connections, half_open));
+        let mut registry = Registry::new(fresh_peer_id(), config.max_per_address, connections, half_open);
+        registry.keep_free(descriptors::below_files());
+        let registry = Arc::new(registry);
         let session = Self {
             shared: Arc::new(Shared {
                 http: HttpClient::new(config.bind),
@@ -268,6 +283,7 @@ impl Session {
         trackers: Vec<String>,
     ) -> Result<TorrentHandle, SessionError> {
         let info_hash = metainfo.info_hash.ok_or(SessionError::V2Only)?;
+        self.judge_room()?;
         let (incoming_sender, incoming) = mpsc::channel(INCOMING_QUEUE);
         if !self.shared.registry.add(info_hash, incoming_sender) {
             return Err(SessionError::Twice);

@@ -503,6 +503,21 @@ pub(crate) fn descriptor_limit() -> u64 {
     }
 }
 
+/// The smallest number that no descriptor of this process has: what is opened next gets it, so all below are taken. Where
+/// none is left, the limit.
+pub(crate) fn lowest_free_descriptor() -> u64 {
+    // SAFETY: takes numbers only; what it returns is fresh and ours, and closed here.
+    unsafe {
+        match libc::eventfd(0, libc::EFD_CLOEXEC) {
+            -1 => descriptor_limit(),
+            descriptor => {
+                libc::close(descriptor);
+                u64::try_from(descriptor).unwrap_or(0)
+            }
+        }
+    }
+}
+
 fn page_bytes() -> u64 {
     // SAFETY: takes a number only.
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1)

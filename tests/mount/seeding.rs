@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::harness::mount::{Mount, is_mounted, torrents};
 use crate::harness::payload::{Torrent, assert_range, assert_same, torrent, write_file};
-use crate::harness::{World, can_mount, own_addr, run, run_any, texts, wait_for, wait_until};
+use crate::harness::{World, as_root, can_mount, own_addr, run, run_any, texts, wait_for, wait_until};
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -138,6 +138,32 @@ fn a_mount_of_the_same_torrent_takes_over_and_whoever_is_named_is_stopped() {
         }
     }
     assert_eq!(run_any(world.btfs().args(["stop", "film.bin"])).status.code(), Some(1));
+}
+
+#[test]
+fn a_mount_that_is_refused_takes_nothing_over() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let (film, addr) = (film(&world), own_addr());
+    let mount = filled(&world, &film, addr, &[]);
+    umount(&mount);
+    let taken = std::net::TcpListener::bind((addr.ip(), 0)).unwrap();
+    let (ip, port) = (addr.ip().to_string(), taken.local_addr().unwrap().port().to_string());
+    let no_device = ["unshare", "--mount", "sh", "-c", "mount --bind /dev/null /dev/fuse && exec \"$@\"", "sh"];
+    let attempt = || world.mount(&film).at("again").args(&["--bind", &ip]);
+    let refused = |output: std::process::Output, word: &str| {
+        let said = texts(&output);
+        assert!(output.status.code() == Some(1) && said.contains(word), "{said}");
+        assert_eq!(torrents(&sharing(&world).expect("it goes on")).len(), 1, "{word}");
+    };
+    refused(attempt().args(&["--port", &port]).attempt(), "cannot listen");
+    refused(attempt().args(&["-o", "no_such_option"]).attempt(), "no_such_option");
+    if as_root("for a mount namespace without the device") {
+        refused(attempt().wrapped(&no_device).attempt(), "");
+    }
+    mount.signal(libc::SIGTERM);
 }
 
 #[test]
