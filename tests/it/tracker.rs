@@ -41,16 +41,20 @@ impl Server {
         Self { addr, tracker, stop, served }
     }
 
-    /// Sends `bytes`, then reads until the server closes or is silent for a while.
+    /// Sends `bytes`, then reads until the server closes, or is silent after a whole answer.
     async fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
         // It may close before it has read all.
         let _ = stream.write_all(bytes).await;
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];
-        while let Ok(Ok(read @ 1..)) = tokio::time::timeout(Duration::from_millis(700), stream.read(&mut buffer)).await
-        {
-            answer.extend_from_slice(&buffer[..read]);
+        loop {
+            // A second answer, which there must not be, would come with the first.
+            let silence = if is_whole(&answer) { Duration::from_millis(300) } else { PATIENCE };
+            match tokio::time::timeout(silence, stream.read(&mut buffer)).await {
+                Ok(Ok(read @ 1..)) => answer.extend_from_slice(&buffer[..read]),
+                _ => break,
+            }
         }
         answer.iter().map(|&byte| char::from(byte)).collect()
     }
@@ -63,6 +67,14 @@ impl Server {
         self.get(&format!("/announce?info_hash={}&peer_id=-XX0001-000000000000&port={port}{more}", "%07".repeat(20)))
             .await
     }
+}
+
+/// Whether these bytes end with the body of an answer whose head says how long it is.
+fn is_whole(answer: &[u8]) -> bool {
+    let text: String = answer.iter().map(|&byte| char::from(byte.to_ascii_lowercase())).collect();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    length.is_some_and(|length: usize| body.chars().count() >= length)
 }
 
 /// Statuses of all answers in the bytes that came back.
@@ -281,11 +293,15 @@ async fn slow_clients_are_dropped_and_keep_nobody_waiting() {
     }
     let polite = Instant::now();
     peers(&server.announce(1000, "&left=0").await);
-    assert!(polite.elapsed() < Duration::from_secs(1));
+    // Those are given 15 s each: nobody waits for one of them.
+    assert!(polite.elapsed() < Duration::from_secs(10));
     for mut stream in slow {
-        let left = Duration::from_secs(20).saturating_sub(started.elapsed());
+        let left = PATIENCE.saturating_sub(started.elapsed()).max(Duration::from_secs(1));
         // Whatever it says, it closes.
         let closed = tokio::time::timeout(left, stream.read_to_end(&mut Vec::new())).await;
-        assert!(closed.is_ok(), "still open after 20 s");
+        assert!(closed.is_ok(), "still open after {PATIENCE:?}");
     }
 }
+
+/// A head must come within 15 s; the rest is for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(45);

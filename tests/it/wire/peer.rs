@@ -36,9 +36,9 @@ impl HandPeer {
         self.stream.write_all(&bytes)
     }
 
-    /// The next message that `wanted` takes; others are dropped. An error after 5 s or at the end of the connection.
+    /// The next message that `wanted` takes; others are dropped. An error after 10 s or at the end of the connection.
     pub fn expect<T>(&mut self, mut wanted: impl FnMut(Message) -> Option<T>) -> std::io::Result<T> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             while let Some(message) = self.decoder.decode(&mut self.buffer).expect("we break no rule ourselves") {
                 if let Some(found) = wanted(message) {
@@ -66,7 +66,7 @@ impl HandPeer {
     }
 
     fn fill(&mut self, wanted: usize) -> std::io::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         while self.buffer.len() < wanted {
             let mut bytes = [0; 65536];
             match self.stream.read(&mut bytes) {
@@ -79,3 +79,5 @@ impl HandPeer {
         Ok(())
     }
 }
+
+const PATIENCE: Duration = Duration::from_secs(10);

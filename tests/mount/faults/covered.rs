@@ -2,9 +2,8 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use super::{BOUND, one_file};
+use super::{BOUND, ENDS, deaf_tracker, one_file, wait_announced, wait_ending};
 use crate::harness::mount::{Mount, is_mounted};
 use crate::harness::process::{Process, find_process};
 use crate::harness::{World, btfs as program, can_mount, run_any, texts, wait_until};
@@ -57,19 +56,21 @@ fn a_second_signal_takes_away_nothing_of_others() {
     }
     let world = World::new();
     let torrent = one_file(&world, "file.bin", 1 << 20);
-    let mut mount = world.mount(&torrent).start();
+    let mut mount = world.mount(&torrent).args(&["--tracker", &deaf_tracker()]).start();
+    wait_announced(&mount);
     if !mount_tmpfs(&mount.point) {
         return;
     }
     std::fs::write(mount.path("theirs"), "x").unwrap();
     mount.signal(libc::SIGTERM);
+    wait_ending(&world);
     mount.signal(libc::SIGINT);
-    mount.wait_end(Duration::from_secs(6));
+    let status = mount.wait_end(ENDS);
     let theirs = std::fs::read(mount.path("theirs"));
     if theirs.is_ok() {
         umount(&mount.point);
     }
-    assert_eq!(theirs.unwrap(), b"x");
+    assert_eq!((theirs.unwrap(), status), (b"x".to_vec(), Some(1)));
     let output = btfs(&world, "umount", &mount);
     assert!(output.status.success() && !is_mounted(&mount.point), "the dead one goes: {}", texts(&output));
 }
@@ -117,7 +118,7 @@ fn a_mount_that_another_namespace_holds_is_shown_and_ended_from_here() {
     assert!(output.status.success() && said.contains("another mount namespace"), "{said}");
     let output = btfs(&world, "umount", &mount);
     assert!(output.status.success(), "{}", texts(&output));
-    assert_eq!(mount.wait_end(Duration::from_secs(5)), Some(0));
+    assert_eq!(mount.wait_end(ENDS), Some(0));
     for command in ["status", "umount"] {
         let output = btfs(&world, command, &mount);
         assert!(output.status.code() == Some(1) && texts(&output).contains("no btfs mount"), "{}", texts(&output));

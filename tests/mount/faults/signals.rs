@@ -1,8 +1,8 @@
 //! Signals to the background process.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{BOUND, one_file, reader};
+use super::{BOUND, ENDS, deaf_tracker, one_file, reader, wait_announced, wait_ending};
 use crate::harness::mount::is_mounted;
 use crate::harness::payload::assert_same;
 use crate::harness::{World, can_mount, is_long, wait_until};
@@ -20,12 +20,11 @@ fn sigterm_and_sigint_fail_blocked_readers_at_once_and_end_well() {
         let mut readers: Vec<_> =
             (0..8u64).map(|n| reader(&world, &path, n * 512 * 1024, 4096, &format!("reader-{n}"))).collect();
         mount.wait_blocked(8);
-        let start = Instant::now();
         mount.signal(signal);
         for reader in &mut readers {
-            assert_eq!(reader.wait(Duration::from_secs(1)), Some(1), "dd reports the error: {}", reader.log());
+            assert_eq!(reader.wait(ENDS), Some(1), "dd reports the error: {}", reader.log());
         }
-        assert_eq!(mount.wait_end(Duration::from_secs(5).saturating_sub(start.elapsed())), Some(0));
+        assert_eq!(mount.wait_end(ENDS), Some(0));
         assert!(!is_mounted(&mount.point));
     }
 }
@@ -40,7 +39,7 @@ fn sigterm_with_an_open_file_detaches_and_ends() {
     let mut mount = world.mount(&torrent).start();
     let open = std::fs::File::open(mount.path(&torrent.name)).unwrap();
     mount.signal(libc::SIGTERM);
-    assert_eq!(mount.wait_end(Duration::from_secs(5)), Some(0));
+    assert_eq!(mount.wait_end(ENDS), Some(0));
     assert!(!is_mounted(&mount.point));
     assert!(super::read_errno(&open, 0, 4096).is_some(), "an error, not a hang");
 }
@@ -68,13 +67,13 @@ fn a_second_signal_ends_at_once() {
     }
     let world = World::new();
     let torrent = one_file(&world, "file.bin", 1 << 20);
-    let mut mount = world.mount(&torrent).start();
+    let mut mount = world.mount(&torrent).args(&["--tracker", &deaf_tracker()]).start();
+    wait_announced(&mount);
     let _open = std::fs::File::open(mount.path(&torrent.name)).unwrap();
     mount.signal(libc::SIGTERM);
+    wait_ending(&world);
     mount.signal(libc::SIGTERM);
-    let start = Instant::now();
-    mount.wait_end(Duration::from_secs(2));
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(mount.wait_end(ENDS), Some(1), "not by the ordinary end, which waits for the tracker");
     let gone = || !is_mounted(&mount.point) || std::fs::metadata(&mount.point).is_err();
     wait_until("the mount is gone or dead", BOUND, gone);
 }
