@@ -26,6 +26,7 @@ mod paths;
 mod process;
 mod publish;
 mod seed;
+mod share;
 pub mod show;
 mod status;
 mod stop;
@@ -67,6 +68,7 @@ pub fn main() -> i32 {
         Command::Cache(args) => cache::run(args).map(|()| exit::OK),
         Command::Get(args) => get::run(*args),
         Command::Seed(args) => seed::run(*args),
+        Command::Share(args) => share::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tracker(args) => tracker::run(&args),

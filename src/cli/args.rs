@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::{add, cache, completions, create, edit, get, limits, man, publish, show, stop, tracker, verify};
+use super::{add, cache, completions, create, edit, get, limits, man, publish, share, show, stop, tracker, verify};
 use crate::base::size::parse_bytes;
 use crate::engine::Fill;
 use crate::net::SessionConfig;
@@ -60,6 +60,9 @@ pub enum Command {
     /// Share files that are already here
     #[command(after_help = SEED_EXAMPLES, after_long_help = SEED_EXAMPLES)]
     Seed(Box<SeedArgs>),
+    /// Give a file or directory away: its torrent, a tracker, a page and a seed in one
+    #[command(after_help = share::EXAMPLES, after_long_help = share::EXAMPLES)]
+    Share(Box<share::Args>),
     /// Compare files, or what the cache holds, with what a torrent says
     #[command(after_help = verify::EXAMPLES, after_long_help = verify::EXAMPLES)]
     Verify(verify::Args),

@@ -20,14 +20,13 @@ use super::show::round_size;
 use super::text::{complain, safe, safe_json, shell_word};
 use super::whole::Existing;
 use super::{exit, interrupt, torrents, whole};
-use crate::base::Layout;
 use crate::base::size::Bytes;
 use crate::proto::magnet;
 use crate::proto::metainfo::{Metainfo, NewEntry, NewTorrent, piece_length_for};
 use crate::proto::path::check_name;
 use crate::storage::scan::{Hashing, ScanError, Tree, TreeEntry, TreeEntryKind, Wanted, hash_pieces, walk};
 
-pub use options::Args;
+pub use options::{Args, ChoiceArgs};
 
 /// Makes the torrent and says what it is. Nothing is left behind when it fails or is interrupted.
 ///
@@ -76,14 +75,12 @@ pub(super) fn make(args: &Args, stop: &AtomicBool) -> anyhow::Result<Made> {
         Err(_) => None,
     };
 
-    let tree = look(args, old)?;
-    let total: u64 = tree.entries.iter().map(TreeEntry::length).sum();
-    let mut torrent = NewTorrent {
+    let choice = &args.content.choice;
+    let (tree, meaningless) = look(&args.path, choice, args.content.follow_symlinks, old)?;
+    meaningless.iter().for_each(|pattern| complain(format_args!("{pattern}: means nothing that is there")));
+    let torrent = NewTorrent {
         name,
-        single_file: tree.single_file,
-        entries: tree.entries.iter().map(new_entry).collect(),
-        piece_length: args.piece_length.unwrap_or_else(|| piece_length_for(total)),
-        pieces: Vec::new(),
+        piece_length: args.piece_length.unwrap_or_default(),
         private: args.sources.private,
         trackers,
         web_seeds: args.sources.web_seeds.clone(),
@@ -92,51 +89,76 @@ pub(super) fn make(args: &Args, stop: &AtomicBool) -> anyhow::Result<Made> {
         created_by: Some("btfs".to_owned()),
         creation_date: args.creation_date.filter(|_| !args.no_creation_date),
         source: args.source.clone(),
-        pad: args.content.pad,
+        pad: choice.pad,
+        ..NewTorrent::default()
     };
+    let (bytes, metainfo) = build(&args.path, &tree, torrent, stop, true)?;
+    torrents::warn(&shown(&path), &metainfo);
+    whole::write(&path, &bytes, if args.force { &Existing::Replace } else { &Existing::Keep })?;
+    Ok(Made { path, metainfo, total: total(&tree) })
+}
+
+/// Reads and hashes what was found, and writes the torrent of it: what `torrent` lacks of content, and a piece length where
+/// it has none, is filled in. With a bar on a terminal.
+pub(super) fn build(
+    path: &Path,
+    tree: &Tree,
+    mut torrent: NewTorrent,
+    stop: &AtomicBool,
+    bar: bool,
+) -> anyhow::Result<(Vec<u8>, Metainfo)> {
+    torrent.single_file = tree.single_file;
+    torrent.entries = tree.entries.iter().map(new_entry).collect();
+    if torrent.piece_length == 0 {
+        torrent.piece_length = piece_length_for(total(tree));
+    }
     let layout = torrent.layout()?;
     if layout.piece_count() > MAX_PIECES {
         let pieces = round_size(layout.piece_length());
-        bail!(
-            "pieces of {pieces} would be too many; try --piece-length {}",
-            round_size(piece_length_for(layout.total_bytes()))
-        );
+        let advice = round_size(piece_length_for(layout.total_bytes()));
+        bail!("pieces of {pieces} would be too many; try --piece-length {advice}");
     }
     // What no torrent can say is better known before hours of hashing.
-    let unusable = |error| anyhow!("{}: {error}", shown(&args.path));
+    let unusable = |error| anyhow!("{}: {error}", shown(path));
     torrent.pieces = vec![0; layout.piece_count() * 20];
     torrent.write().map_err(unusable)?;
-    torrent.pieces = hash(&tree, &layout, total, stop)?;
-    let (bytes, metainfo) = torrent.write().map_err(unusable)?;
-    torrents::warn(&shown(&path), &metainfo);
-    whole::write(&path, &bytes, if args.force { &Existing::Replace } else { &Existing::Keep })?;
-    Ok(Made { path, metainfo, total })
+    let hash = |hashing: &Hashing<'_>| hash_pieces(&tree.entries, &layout, hashing);
+    torrent.pieces = with_bar(total(tree), stop, bar, hash)?;
+    torrent.write().map_err(unusable)
 }
 
-/// What there is, without what is not wanted.
-fn look(args: &Args, except: Option<(u64, u64)>) -> anyhow::Result<Tree> {
-    let content = &args.content;
+/// Bytes of all files.
+fn total(tree: &Tree) -> u64 {
+    tree.entries.iter().map(TreeEntry::length).sum()
+}
+
+/// What there is, without what is not wanted; and the patterns that mean nothing.
+pub(super) fn look(
+    path: &Path,
+    choice: &ChoiceArgs,
+    follow: bool,
+    except: Option<(u64, u64)>,
+) -> anyhow::Result<(Tree, Vec<String>)> {
     let patterns = |option, texts: &'_ [String]| -> Vec<Pattern> {
         texts.iter().map(|text| Pattern { option, text: text.clone(), meant: Cell::new(false) }).collect()
     };
-    let (include, exclude) = (patterns("--include", &content.include), patterns("--exclude", &content.exclude));
+    let (include, exclude) = (patterns("--include", &choice.include), patterns("--exclude", &choice.exclude));
     // All are asked, so that each knows whether it means something.
     let any = |patterns: &[Pattern], path: &[u8]| patterns.iter().filter(|pattern| pattern.means(path)).count() > 0;
     let keep = |path: &[u8], is_directory: bool| {
         !any(&exclude, path) && (is_directory || include.is_empty() || any(&include, path))
     };
-    let tree = walk(&args.path, &Wanted { except, follow: content.follow_symlinks, keep: &keep })?;
+    let tree = walk(path, &Wanted { except, follow, keep: &keep })?;
     if tree.single_file && !(include.is_empty() && exclude.is_empty()) {
         return Err(UsageError("--include and --exclude choose from a directory".to_owned()).into());
     }
-    for pattern in include.iter().chain(&exclude).filter(|pattern| !pattern.meant.get()) {
-        complain(format_args!("{} {}: means nothing that is there", pattern.option, safe(&pattern.text)));
-    }
-    if tree.entries.iter().all(|entry| entry.length() == 0) {
+    if total(&tree) == 0 {
         let chosen = if include.is_empty() && exclude.is_empty() { "" } else { " and is not left out" };
-        bail!("{}: there is nothing to share: no file in it has content{chosen}", shown(&args.path));
+        bail!("{}: there is nothing to share: no file in it has content{chosen}", shown(path));
     }
-    Ok(tree)
+    let meaningless = include.iter().chain(&exclude).filter(|pattern| !pattern.meant.get());
+    let meaningless = meaningless.map(|pattern| format!("{} {}", pattern.option, safe(&pattern.text))).collect();
+    Ok((tree, meaningless))
 }
 
 /// One that was named, and whether it has meant anything yet.
@@ -154,19 +176,16 @@ impl Pattern {
     }
 }
 
-/// Reads and hashes everything, with a progress bar where a person looks on.
-fn hash(tree: &Tree, layout: &Layout, total: u64, stop: &AtomicBool) -> Result<Vec<u8>, ScanError> {
-    with_bar(total, stop, |hashing| hash_pieces(&tree.entries, layout, hashing))
-}
-
-/// Calls `work` with as many threads as there are cores, and a bar on a terminal.
+/// Calls `work` with as many threads as there are cores, and a bar on a terminal, if it may be shown.
 pub(super) fn with_bar<T>(
     bytes: u64,
     stop: &AtomicBool,
+    may_show: bool,
     work: impl FnOnce(&Hashing<'_>) -> Result<T, ScanError>,
 ) -> Result<T, ScanError> {
     // Draws nothing when standard error is no terminal.
-    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
+    let target = if may_show { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(bytes), target);
     bar.set_style(ProgressStyle::with_template(BAR).expect("the template is a constant"));
     let progress = |bytes| bar.inc(bytes);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -191,7 +210,7 @@ fn report(made: &Made, args: &Args) -> anyhow::Result<()> {
     let Made { path, metainfo, total } = made;
     let info_hash = metainfo.info_hash.map(|hash| hash.to_string()).unwrap_or_default();
     let layout = &metainfo.layout;
-    let (magnet, line) = (magnet::link(metainfo), mount_line(path));
+    let (magnet, line) = (magnet::link(metainfo), mount_line(path.as_os_str().as_bytes()));
     let mut text = String::new();
     if args.json {
         let json = serde_json::json!({
@@ -225,13 +244,13 @@ fn report(made: &Made, args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// What to type to mount a torrent file.
-fn mount_line(torrent: &Path) -> String {
-    format!("mkdir -p mnt && btfs mount {} mnt", shell_word(torrent.as_os_str().as_bytes()))
+/// What to type to mount a torrent file, or the URL of one.
+pub(super) fn mount_line(torrent: &[u8]) -> String {
+    format!("mkdir -p mnt && btfs mount {} mnt", shell_word(torrent))
 }
 
 /// The name of a path as the user sees it; of `.`, `..` and `/` that of the directory they stand for.
-fn name_of(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn name_of(path: &Path) -> anyhow::Result<Vec<u8>> {
     let real = fs::canonicalize(path).with_context(|| shown(path))?;
     let name = path.file_name().or(real.file_name()).ok_or_else(|| UsageError("name it with --name".to_owned()))?;
     Ok(name.to_owned().into_vec())

@@ -237,7 +237,12 @@ impl Running {
     }
 
     /// Waits for a reason to end, with a live line on a terminal if `live`; then ends in order. Does not return.
-    pub(crate) fn until_end(mut self, live: bool) -> ! {
+    pub(crate) fn until_end(self, live: bool) -> ! {
+        self.until_end_then(live, || {})
+    }
+
+    /// As [`until_end`](Self::until_end), with something to be done last of all, if there is time.
+    pub(crate) fn until_end_then(mut self, live: bool, last: impl FnOnce()) -> ! {
         let line = live.then(live::Line::start).flatten();
         let end = loop {
             let seeding = self.source.seeding.has_begun();
@@ -260,7 +265,7 @@ impl Running {
         if let Some(line) = &line {
             line.clear();
         }
-        self.end(end)
+        self.end_with(end, exit::OK, last)
     }
 
     /// The mount has ended, by whomever: its last traces go, the swarms are not left. Idempotent.

@@ -99,7 +99,7 @@ fn add_listed(listed: &[Listed], add: impl Fn(&Listed) -> Result<(), SessionErro
 }
 
 /// Waits until every piece was checked; a reason to end comes first.
-fn check(running: &mut Running) -> anyhow::Result<Option<super::process::End>> {
+pub(super) fn check(running: &mut Running) -> anyhow::Result<Option<super::process::End>> {
     let total: usize = running.torrents().iter().map(|torrent| torrent.metainfo().layout.piece_count()).sum();
     let bar = match std::io::stderr().is_terminal() {
         true => ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()),

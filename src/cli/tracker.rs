@@ -1,8 +1,8 @@
 //! `btfs tracker`: announces and scrapes over HTTP and UDP on one port number, and the pages of an index, until it is
 //! signalled.
 
-mod people;
-mod settings;
+pub(super) mod people;
+pub(super) mod settings;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -181,7 +181,7 @@ fn announce_ourselves(args: &Args, settings: &Settings, addrs: &[SocketAddr], st
 }
 
 /// By the name that the user gave, else by addresses.
-fn announce_urls(name: Option<&str>, addrs: &[SocketAddr]) -> Vec<String> {
+pub(super) fn announce_urls(name: Option<&str>, addrs: &[SocketAddr]) -> Vec<String> {
     let mut hosts: Vec<String> = match name {
         Some(name) => {
             let bare = if name.parse::<Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.to_owned() };

@@ -65,7 +65,7 @@ fn verify_files(args: &Args, metainfo: &Metainfo, data: &PathBuf, stop: &AtomicB
     std::fs::metadata(data).map_err(|error| anyhow!("{}: {error}", safe(data.as_os_str().as_bytes())))?;
     let hashes = PieceHashes::V1(metainfo.piece_hashes.clone());
     let files = Adopt::find(metainfo, data);
-    let found = create::with_bar(metainfo.layout.total_bytes(), stop, |hashing| {
+    let found = create::with_bar(metainfo.layout.total_bytes(), stop, true, |hashing| {
         check_files(&metainfo.layout, &hashes, files, hashing)
     })?;
     let report = Report::of_files(metainfo, data.to_string_lossy().into_owned(), &found);
@@ -105,7 +105,7 @@ fn verify_cache(args: &Args, metainfo: &Metainfo, stop: &AtomicBool) -> anyhow::
         let (store, layout) = (opened.store, &metainfo.layout);
         let doubtful = store.doubt();
         let bytes = doubtful.iter().map(|piece| u64::from(layout.piece_bytes(piece))).sum();
-        let found = create::with_bar(bytes, stop, |hashing| {
+        let found = create::with_bar(bytes, stop, true, |hashing| {
             let quiet = Hashing { progress: &|_| {}, ..*hashing };
             each_piece(layout, &quiet, |piece, _| {
                 if opened.gone.has(piece) {

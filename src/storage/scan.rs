@@ -20,7 +20,7 @@ pub use hash::{Hashing, hash_pieces};
 pub use walk::{Wanted, walk};
 
 /// A file or a directory tree, in the order of its names' bytes.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Tree {
     /// The content is one file: the only entry, with an empty path.
     pub single_file: bool,

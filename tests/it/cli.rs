@@ -201,6 +201,7 @@ fn every_command_has_a_help_that_fits_its_options() {
         "edit",
         "get",
         "seed",
+        "share",
         "verify",
         "demo",
         "completions",

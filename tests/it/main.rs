@@ -10,6 +10,7 @@ mod index;
 mod layering;
 mod publish;
 mod scripts;
+mod share;
 mod shell;
 mod store;
 mod tracker;

@@ -61,6 +61,18 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Content")]
 pub struct ContentArgs {
+    /// Which files.
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+    /// Take what symlinks lead to, also outside of PATH [default: symlinks stay symlinks, and must stay inside]
+    #[arg(short = 'L', long)]
+    pub follow_symlinks: bool,
+}
+
+/// Which files of a directory, of whatever torrent is made of it.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Content")]
+pub struct ChoiceArgs {
     /// Take only what this pattern means: '*.flac' a name in any directory, 'disc1/*' a path from the top, of a directory
     /// all in it; repeatable
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
@@ -68,9 +80,6 @@ pub struct ContentArgs {
     /// Leave out what this pattern means, included or not; repeatable
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub exclude: Vec<String>,
-    /// Take what symlinks lead to, also outside of PATH [default: symlinks stay symlinks, and must stay inside]
-    #[arg(short = 'L', long)]
-    pub follow_symlinks: bool,
     /// Begin each file with a piece, by padding that is never stored (BEP 47): no piece is shared by two files
     #[arg(long)]
     pub pad: bool,

@@ -138,7 +138,7 @@ impl Place {
 }
 
 /// The index in a tracker's directory.
-pub(super) fn open_index(directory: &Path) -> anyhow::Result<Index> {
+pub(in crate::cli) fn open_index(directory: &Path) -> anyhow::Result<Index> {
     let path = directory.join("index.sqlite");
     Index::open(&path).with_context(|| path.display().to_string())
 }

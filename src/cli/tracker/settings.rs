@@ -198,15 +198,7 @@ impl Settings {
 
     /// Every address once.
     pub(super) fn addrs(&self) -> Vec<SocketAddr> {
-        let mut addrs = Vec::new();
-        for listen in &self.listen {
-            let meant = match listen.ip {
-                Some(ip) => vec![SocketAddr::new(ip, listen.port)],
-                None => Sockets::usual().map(|addr| SocketAddr::new(addr.ip(), listen.port)).to_vec(),
-            };
-            addrs.extend(meant.into_iter().filter(|addr| !addrs.contains(addr)).collect::<Vec<_>>());
-        }
-        addrs
+        Listen::addrs(&self.listen)
     }
 
     pub(super) fn trusted_proxies(&self) -> Vec<IpNet> {
@@ -227,6 +219,21 @@ impl Settings {
 pub struct Listen {
     ip: Option<IpAddr>,
     port: u16,
+}
+
+impl Listen {
+    /// Every address that is meant, once.
+    pub(in crate::cli) fn addrs(all: &[Self]) -> Vec<SocketAddr> {
+        let mut addrs = Vec::new();
+        for listen in all {
+            let meant = match listen.ip {
+                Some(ip) => vec![SocketAddr::new(ip, listen.port)],
+                None => Sockets::usual().map(|addr| SocketAddr::new(addr.ip(), listen.port)).to_vec(),
+            };
+            addrs.extend(meant.into_iter().filter(|addr| !addrs.contains(addr)).collect::<Vec<_>>());
+        }
+        addrs
+    }
 }
 
 impl FromStr for Listen {
@@ -287,7 +294,7 @@ impl Allow {
 }
 
 /// Names of this machine in its own network, which nobody else can point elsewhere from outside.
-fn own_names() -> Vec<String> {
+pub(in crate::cli) fn own_names() -> Vec<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => Vec::new(),
