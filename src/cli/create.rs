@@ -19,7 +19,7 @@ use super::get::choice::{means, shown as shown_entries};
 use super::show::round_size;
 use super::text::{complain, safe, safe_json, shell_word};
 use super::whole::Existing;
-use super::{exit, interrupt, torrents, whole};
+use super::{exit, interrupt, publish, torrents, whole};
 use crate::base::size::Bytes;
 use crate::proto::magnet;
 use crate::proto::metainfo::{Metainfo, NewEntry, NewTorrent, piece_length_for};
@@ -35,13 +35,22 @@ pub use options::{Args, ChoiceArgs};
 pub fn run(args: Args) -> anyhow::Result<i32> {
     let stop = interrupt::stop_on_signal(Some(interrupt::AT_ONCE))?;
     match make(&args, &stop) {
-        Ok(made) => report(&made, &args).map(|()| exit::OK),
+        Ok(made) => {
+            report(&made, &args)?;
+            args.publish.as_ref().map_or(Ok(exit::OK), |to| publish(&made.path, to, args.json))
+        }
         Err(error) if matches!(error.downcast_ref(), Some(ScanError::Interrupted)) => {
             complain("interrupted");
             Ok(exit::INTERRUPTED)
         }
         Err(error) => Err(error),
     }
+}
+
+/// As `btfs publish` does it.
+fn publish(path: &Path, to: &url::Url, json: bool) -> anyhow::Result<i32> {
+    let token = std::env::var("BTFS_TOKEN").ok();
+    publish::run(&publish::Args { files: vec![path.as_os_str().to_owned()], to: to.clone(), token, json })
 }
 
 /// A torrent that was made.

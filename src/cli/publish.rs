@@ -92,7 +92,7 @@ async fn publish(client: &HttpClient, args: &Args, file: Bytes) -> anyhow::Resul
     }
 }
 
-fn index_url(text: &str) -> Result<url::Url, String> {
+pub(crate) fn index_url(text: &str) -> Result<url::Url, String> {
     let url = url::Url::parse(text).map_err(|error| error.to_string())?;
     let fits = matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none();
     fits.then_some(url).ok_or_else(|| "expected an http or https URL, as of the index's first page".to_owned())

@@ -129,6 +129,22 @@ fn a_torrent_is_published_found_tracked_and_removed() {
 }
 
 #[test]
+fn what_is_made_is_published_on_request() {
+    let room = tempfile::tempdir().unwrap();
+    let token = say(room.path(), &["tracker", "token", "add", "alice"]);
+    let server = Running::start(room.path(), &["--allow", "listed"]);
+    std::fs::write(room.path().join("clip.mkv"), "1").unwrap();
+    let (announce, index) = (format!("http://{}/announce", server.addr), format!("http://{}", server.addr));
+    let create = ["create", "clip.mkv", "-f", "-a", &announce, "--publish", &index];
+    let refused = btfs(room.path(), &create).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "it is made, but not published: {refused:?}");
+    let made = btfs(room.path(), &create).env("BTFS_TOKEN", &token).output().unwrap();
+    let said = String::from_utf8_lossy(&made.stdout);
+    assert!(made.status.success() && said.contains("clip.mkv.torrent: published\n"), "{made:?}");
+    assert!(server.get("/?q=clip").contains("clip.mkv"));
+}
+
+#[test]
 fn a_private_tracker_serves_users_while_they_are_there() {
     let room = tempfile::tempdir().unwrap();
     let server = Running::start(room.path(), &["--allow", "private"]);

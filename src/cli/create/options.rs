@@ -7,6 +7,7 @@ use clap::ValueHint;
 
 use crate::base::size::parse_bytes;
 use crate::cli::exit::UsageError;
+use crate::cli::publish::index_url;
 use crate::cli::text::safe;
 use crate::proto::announce::tracker_scheme;
 
@@ -46,6 +47,9 @@ pub struct Args {
     /// Print the line, too, with which others mount it: to be copied into a shell
     #[arg(long)]
     pub mount_line: bool,
+    /// Publish it to the index at this URL, too; the token is that of BTFS_TOKEN
+    #[arg(long, value_name = "URL", value_parser = index_url, value_hint = ValueHint::Url)]
+    pub publish: Option<url::Url>,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
