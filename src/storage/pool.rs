@@ -120,8 +120,9 @@ struct Queues {
 
 impl Queues {
     /// The next closure and its lane, which is booked as running.
-    fn next(&mut self) -> Option<(Job, Lane)> {
-        let overdue = self.idle.front().is_some_and(|(since, _)| since.elapsed() >= IDLE_PATIENCE);
+    fn next(&mut self, now: Instant) -> Option<(Job, Lane)> {
+        let waited = |since: Instant| now.saturating_duration_since(since);
+        let overdue = self.idle.front().is_some_and(|&(since, _)| waited(since) >= IDLE_PATIENCE);
         let next = if overdue { self.next_idle() } else { None };
         let next = next.or_else(|| self.urgent.pop_front().map(|job| (job, Lane::Urgent)));
         next.or_else(|| self.next_normal()).or_else(|| self.next_idle())
@@ -174,7 +175,7 @@ impl Shared {
     fn run(&self) {
         let mut queues = self.lock();
         loop {
-            if let Some((job, lane)) = queues.next() {
+            if let Some((job, lane)) = queues.next(Instant::now()) {
                 // A job that its lane was too full for woke nobody when it came.
                 let wanted = queues.wants_another();
                 drop(queues);
@@ -254,29 +255,31 @@ mod tests {
         }
     }
 
+    /// A job in each lane, queued in the wrong order at this moment; one of each may run.
+    fn one_of_each(now: Instant) -> Queues {
+        let mut queues = Queues { normal_limit: 1, ..Queues::default() };
+        queues.idle.push_back((now, Box::new(|| ())));
+        queues.normal.push_back(Box::new(|| ()));
+        queues.urgent.push_back(Box::new(|| ()));
+        queues
+    }
+
+    /// The order in which they are taken at this moment.
+    fn taken(mut queues: Queues, now: Instant) -> Vec<Lane> {
+        std::iter::from_fn(|| queues.next(now)).map(|(_, lane)| lane).collect()
+    }
+
     #[test]
     fn urgent_goes_before_normal_before_idle() {
-        let pool = DiskPool::new(2);
-        let (order, seen) = mpsc::channel();
-        let (open, gate) = mpsc::channel::<()>();
-        let gate = Arc::new(Mutex::new(gate));
-        let (started, starts) = mpsc::channel();
-        // Hold all three threads, queue in the wrong order, then let one go.
-        for lane in [Lane::Urgent; 3] {
-            let (gate, started) = (Arc::clone(&gate), started.clone());
-            pool.submit(lane, move || {
-                started.send(()).unwrap();
-                let _ = gate.lock().unwrap().recv();
-            });
-            starts.recv_timeout(BOUND).unwrap();
-        }
-        for lane in [Lane::Idle, Lane::Normal, Lane::Urgent] {
-            let order = order.clone();
-            pool.submit(lane, move || order.send(lane).unwrap());
-        }
-        open.send(()).unwrap();
-        let ran: Vec<_> = (0..3).map(|_| seen.recv_timeout(BOUND).unwrap()).collect();
-        assert_eq!(ran, [Lane::Urgent, Lane::Normal, Lane::Idle]);
+        let now = Instant::now();
+        assert_eq!(taken(one_of_each(now), now), [Lane::Urgent, Lane::Normal, Lane::Idle]);
+    }
+
+    #[test]
+    fn an_idle_job_that_has_waited_goes_first() {
+        let now = Instant::now();
+        let late = taken(one_of_each(now), now + IDLE_PATIENCE);
+        assert_eq!(late, [Lane::Idle, Lane::Urgent, Lane::Normal]);
     }
 
     #[test]

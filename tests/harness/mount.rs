@@ -308,7 +308,7 @@ impl Mount {
         assert!(output.status.success(), "umount: {}\n{}", output.status, texts(&output));
         assert!(!is_mounted(&self.point), "umount said it is done");
         if self.pid.is_some() {
-            assert_eq!(self.wait_end(Duration::from_secs(5)), Some(0), "exit status after umount");
+            assert_eq!(self.wait_end(Duration::from_secs(20)), Some(0), "exit status after umount");
         }
     }
 }

@@ -34,7 +34,7 @@ fn bittorrent_tracker_sees_started_completed_and_stopped() {
     let seen = &torrents(&status)[0]["trackers"][0];
     assert_eq!(seen["working"], true, "{seen}");
     mount.umount();
-    tracker.wait_event("stop", addr, Duration::from_secs(5));
+    tracker.wait_event("stop", addr, BOUND);
     assert_eq!(tracker.events(addr), ["start", "complete", "stop"]);
 }
 
@@ -65,7 +65,7 @@ fn bittorrent_tracker_by_udp_brings_a_mount_and_a_seed_together() {
     let seen = &torrents(&status)[0]["trackers"][0];
     assert_eq!((&seen["url"], &seen["leechers"]), (&tracker.udp.as_str().into(), &0.into()), "{seen}");
     mount.umount();
-    tracker.wait_event("stop", addr, Duration::from_secs(5));
+    tracker.wait_event("stop", addr, BOUND);
     assert_eq!(tracker.events(addr), ["start", "complete", "stop"]);
 }
 
@@ -157,7 +157,7 @@ fn a_remount_of_a_complete_torrent_announces_no_completion() {
     let mount = world.mount(&torrent).args(&["--bind", &ip, "--port", &port]).start();
     assert_eq!(tracker.wait_event("start", addr, BOUND), 0);
     mount.umount();
-    tracker.wait_event("stop", addr, Duration::from_secs(5));
+    tracker.wait_event("stop", addr, BOUND);
     assert_eq!(tracker.events(addr), ["start", "stop"]);
 }
 
@@ -232,7 +232,7 @@ fn opentracker_counts_a_mount(url: impl Fn(&OpenTracker) -> &String) {
         seen["seeds"] == 2 && seen["leechers"] == 0 && seen["completed"].is_u64()
     });
     mount.umount();
-    wait_until("opentracker forgets the mount", Duration::from_secs(5), || tracker.scrape() == Some((1, 1, 0)));
+    wait_until("opentracker forgets the mount", BOUND, || tracker.scrape() == Some((1, 1, 0)));
     assert_eq!(seed.state()["failed"], 0);
 }
 
@@ -266,7 +266,7 @@ fn a_tracker_by_https_is_trusted_by_the_users_own_authority() {
     assert_eq!((&seen["url"], &seen["working"]), (&https.into(), &true.into()), "{seen}");
     assert_eq!(mount.downloaded(), torrent.length);
     mount.umount();
-    tracker.wait_event("stop", addr, Duration::from_secs(5));
+    tracker.wait_event("stop", addr, BOUND);
 }
 
 #[test]

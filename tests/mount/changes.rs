@@ -13,7 +13,7 @@ use crate::harness::payload::{Torrent, assert_range, assert_same, torrent, write
 use crate::harness::{World, can_mount, texts, wait_until};
 
 const PIECE: u64 = 64 << 10;
-const BOUND: Duration = Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(120);
 
 /// A torrent of one file of this name.
 fn one(world: &World, name: &str, length: u64) -> Torrent {

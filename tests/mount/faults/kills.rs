@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{BOUND, Dice, one_file, reader};
+use super::{BOUND, Dice, MARGIN, one_file, reader};
 use crate::harness::mount::is_mounted;
 use crate::harness::payload::{assert_same, compare};
 use crate::harness::{World, as_root, can_mount, run, run_any, texts, times};
@@ -32,7 +32,8 @@ fn kill_9_at_any_moment_costs_only_what_was_in_flight() {
 
         let start = Instant::now();
         let again = world.mount(&torrent).peer(seed.addr).cache(&cache).start();
-        assert!(start.elapsed() < Duration::from_secs(3), "round {round}: remounted in {:?}", start.elapsed());
+        // Nothing is hashed for it, and nobody is waited for.
+        assert!(start.elapsed() < Duration::from_secs(20), "round {round}: remounted in {:?}", start.elapsed());
         if let Err(difference) = compare(&path, &torrent.data) {
             panic!("round {round}, killed after {moment:?}: {difference}\n{}", world.logs());
         }
@@ -144,7 +145,7 @@ fn a_busy_mount_keeps_the_manners_of_umount() {
         let wanted = std::fs::File::open(&torrent.data).unwrap();
         crate::harness::payload::assert_range(&open, &wanted, 1 << 20, 1 << 20); // the open file lives on
         drop(open);
-        assert_eq!(mount.wait_end(Duration::from_secs(5)), Some(0), "the last close ends it");
+        assert_eq!(mount.wait_end(BOUND), Some(0), "the last close ends it");
     }
 }
 
@@ -159,7 +160,7 @@ fn an_idle_mount_ends_with_umount_and_with_fusermount() {
         let mut mount = world.mount(&torrent).start();
         assert_eq!(std::fs::metadata(mount.path(&torrent.name)).unwrap().len(), torrent.length);
         run(std::process::Command::new(program).arg(argument).arg(&mount.point));
-        assert_eq!(mount.wait_end(Duration::from_secs(5)), Some(0), "after {program}");
+        assert_eq!(mount.wait_end(BOUND), Some(0), "after {program}");
     }
 }
 
@@ -177,7 +178,8 @@ fn btfs_umount_fails_waiting_reads_and_is_done_in_five_seconds() {
     mount.wait_blocked(8);
     let start = Instant::now();
     mount.umount();
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5) + MARGIN, "{took:?}");
     for reader in &mut readers {
         assert_ne!(reader.wait(BOUND), Some(0), "a waiting read fails");
     }

@@ -11,6 +11,9 @@ use btfs::fs::{Mount, MountConfig, MountError, prepare_mountpoint};
 use super::served::{Content, Reader, Served, Supply};
 use crate::harness::{as_root, can_mount, wait_until};
 
+/// Three seconds, and what a machine that is busy otherwise may add to them.
+const BOUND: Duration = Duration::from_secs(15);
+
 fn content() -> Content {
     Content::new("torrent", 16384, &["a=100000", "b=100000"])
 }
@@ -32,7 +35,7 @@ fn unmounting_fails_waiting_reads_and_is_quick() {
     served.wait_blocked(2);
     let start = Instant::now();
     served.mount().unmount();
-    assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
     for reader in readers {
         assert_eq!(reader.join().unwrap(), Some(libc::EIO));
     }
@@ -52,14 +55,14 @@ fn unmounting_while_files_are_open_detaches() {
     let start = Instant::now();
     served.mount().unmount();
     let took = start.elapsed();
-    assert!(took < Duration::from_millis(3500), "{took:?}");
+    assert!(took < BOUND, "{took:?}");
     assert_eq!(fs::read_dir(served.root()).unwrap().count(), 0, "it is gone from the name space");
     let mut bytes = vec![0; 100_000];
     file.read_exact_at(&mut bytes, 0).unwrap();
     assert!(bytes == served.content.file("a"), "what is present is served until the last close");
     assert!(served.mount().is_mounted());
     drop(file);
-    wait_until("the session ends with the last close", Duration::from_secs(5), || !served.mount().is_mounted());
+    wait_until("the session ends with the last close", BOUND, || !served.mount().is_mounted());
 }
 
 #[test]
@@ -76,7 +79,7 @@ fn a_plain_umount_keeps_the_kernels_manners() {
     assert!(served.mount().is_mounted());
     assert!(fs::read(served.top().join("b")).unwrap() == served.content.file("b"));
     drop(file);
-    wait_until("umount works once nothing is open", Duration::from_secs(5), || umount(None));
+    wait_until("umount works once nothing is open", BOUND, || umount(None));
     served.mount().wait_unmounted();
     assert!(!served.mount().is_mounted());
 }

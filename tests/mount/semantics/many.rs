@@ -16,7 +16,7 @@ fn a_hundred_thousand_files_mount_and_list_fast() {
         ("many directories", (0..100_000).map(|n| format!("d{}/e{}/file {n}.dat=7", n % 40, n % 2000)).collect()),
     ] {
         // How fast it is, scripts/bench says (many). Here the best of a few, against a cost that grows with the square.
-        let (mut mounted, mut listed) = (Duration::MAX, Duration::MAX);
+        let [mut mounted, mut listed, mut looked_up] = [Duration::MAX; 3];
         for _ in 0..3 {
             let content = Content::new("torrent", 1 << 20, &entries);
             let start = Instant::now();
@@ -31,7 +31,7 @@ fn a_hundred_thousand_files_mount_and_list_fast() {
             let start = Instant::now();
             let name = entries[54_321].split('=').next().unwrap();
             assert_eq!(std::fs::metadata(served.top().join(name)).unwrap().len(), 7);
-            assert!(start.elapsed() < Duration::from_millis(500));
+            looked_up = looked_up.min(start.elapsed());
             if listed < Duration::from_secs(1) {
                 break;
             }
@@ -39,8 +39,10 @@ fn a_hundred_thousand_files_mount_and_list_fast() {
         eprintln!("100,000 files in {shape}: mounted in {mounted:?}, listed with sizes in {listed:?}");
         assert!(mounted < BOUND, "{shape}: mounted in {mounted:?}");
         assert!(listed < BOUND, "{shape}: listed in {listed:?}");
+        // One name is not looked for by going through all.
+        assert!(looked_up < listed, "{shape}: one name looked up in {looked_up:?}, all listed in {listed:?}");
     }
 }
 
 /// Several times what either takes on a machine that is busy otherwise.
-const BOUND: Duration = Duration::from_secs(8);
+const BOUND: Duration = Duration::from_secs(20);
