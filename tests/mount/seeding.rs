@@ -160,7 +160,6 @@ fn a_mount_that_is_refused_takes_nothing_over() {
         assert_eq!(torrents(&sharing(&world).expect("it goes on")).len(), 1, "{word}");
     };
     refused(attempt().args(&["--port", &port]).attempt(), "cannot listen");
-    refused(attempt().args(&["-o", "no_such_option"]).attempt(), "no_such_option");
     if as_root("for a mount namespace without the device") {
         refused(attempt().wrapped(&no_device).attempt(), "/dev/fuse cannot be opened");
     }
