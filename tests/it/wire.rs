@@ -1,6 +1,7 @@
 //! Whole sessions on loopback: among themselves, and against peers that do everything wrong.
 
 mod attacks;
+mod leaving;
 mod limits;
 mod peer;
 mod swarm;
