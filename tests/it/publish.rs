@@ -201,6 +201,29 @@ fn what_was_acknowledged_survives_kills_of_the_server() {
 }
 
 #[test]
+fn requests_of_the_corpus_for_the_index_get_their_outcome() {
+    let room = tempfile::tempdir().unwrap();
+    let server = Running::start(room.path(), &[]);
+    for (file, status) in [("htreq-rebind-host", 421), ("htreq-csrf-origin", 403), ("htreq-xss-search", 200)] {
+        let bytes = std::fs::read(format!("tests/corpus/wire/{file}.bin")).unwrap();
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        stream.write_all(&bytes).unwrap();
+        // One answer; then the connection may stay open.
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "{file}: {head}");
+        }
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{file}: {head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.expect("a length")];
+        reader.read_exact(&mut body).unwrap();
+        let body = String::from_utf8(body).unwrap();
+        assert!(body.contains("</html>") && !body.contains("<script>"), "{file}: {body}");
+    }
+}
+
+#[test]
 fn what_is_no_index_is_said_to_be_none() {
     let room = tempfile::tempdir().unwrap();
     std::fs::write(room.path().join("film.torrent"), named("film").bytes()).unwrap();

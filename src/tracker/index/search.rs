@@ -169,21 +169,21 @@ struct Candidate {
 }
 
 fn fitting(connection: &Connection, expression: &str) -> Result<Fitting, IndexError> {
-    // The columns: title, parts, paths, comment.
-    let sql = "SELECT rowid, bm25(texts, 10.0, 2.0, 1.0, 1.0) FROM texts WHERE texts MATCH ? LIMIT ?";
-    let limit = RANKED as i64 + 1;
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut found: Vec<(i64, f64)> =
-        statement.query_map((expression, limit), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-    if found.len() <= RANKED {
+    // Counted first: BM25 looks at all that fits before it gives the first rank.
+    if rows(connection, expression, RANKED + 1)?.len() <= RANKED {
+        // The columns: title, parts, paths, comment.
+        let sql = "SELECT rowid, bm25(texts, 10.0, 2.0, 1.0, 1.0) FROM texts WHERE texts MATCH ?";
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut found: Vec<(i64, f64)> =
+            statement.query_map([expression], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
         // BM25 of SQLite is below zero, the best lowest.
         let best = found.iter().fold(0.0, |best: f64, &(_, rank)| best.min(rank));
         found.iter_mut().for_each(|(_, rank)| *rank = if best < 0.0 { *rank / best } else { 0.0 });
         return Ok(Fitting::Some(found));
     }
-    let titles = rows(connection, &in_titles(expression))?;
+    let titles = rows(connection, &in_titles(expression), EVERYTHING)?;
     let mut titles = titles.into_iter().peekable();
-    let all = rows(connection, expression)?;
+    let all = rows(connection, expression, EVERYTHING)?;
     // Both ascend.
     let relevance = |id: i64| {
         while titles.next_if(|&title| title < id).is_some() {}
@@ -193,9 +193,11 @@ fn fitting(connection: &Connection, expression: &str) -> Result<Fitting, IndexEr
     Ok(Fitting::Some(all.into_iter().map(|id| (id, relevance(id))).collect()))
 }
 
-fn rows(connection: &Connection, expression: &str) -> Result<Vec<i64>, IndexError> {
-    let mut statement = connection.prepare_cached("SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid")?;
-    Ok(statement.query_map([expression], |row| row.get(0))?.collect::<Result<_, _>>()?)
+/// Ids of what fits, ascending, so many at most.
+fn rows(connection: &Connection, expression: &str, limit: usize) -> Result<Vec<i64>, IndexError> {
+    let sql = "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid LIMIT ?";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement.query_map((expression, limit as i64), |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
 /// The ids of the candidates, the first the best.
@@ -255,3 +257,4 @@ fn hit(connection: &Connection, id: i64, store: &Store) -> Result<Option<Hit>, I
 
 /// Relevance is computed for so many torrents at most; for 100,000 it would take a third of a second.
 const RANKED: usize = 1000;
+const EVERYTHING: usize = i64::MAX as usize;
