@@ -1,45 +1,70 @@
 //! Magnet links (BEP 9), written: what of a torrent fits into one line. Reading them is not here: nothing can use it yet.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::metainfo::Metainfo;
+use crate::base::{InfoHash, InfoHashV2};
+
+/// What a link says of a torrent.
+#[derive(Debug)]
+pub struct Magnet<'a> {
+    /// Of a v1 or hybrid torrent.
+    pub info_hash: Option<InfoHash>,
+    /// Of a v2 or hybrid torrent.
+    pub info_hash_v2: Option<InfoHashV2>,
+    /// As in the torrent.
+    pub name: &'a [u8],
+    /// Of all files, without padding.
+    pub bytes: u64,
+    /// URLs.
+    pub trackers: &'a [&'a str],
+    /// URLs.
+    pub web_seeds: &'a [&'a str],
+}
+
+impl fmt::Display for Magnet<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("magnet:?")?;
+        if let Some(hash) = self.info_hash {
+            write!(out, "xt=urn:btih:{hash}&")?;
+        }
+        if let Some(hash) = self.info_hash_v2 {
+            // A multihash: SHA-256 (0x12) of 32 bytes (0x20).
+            write!(out, "xt=urn:btmh:1220{hash}&")?;
+        }
+        write!(out, "dn={}&xl={}", percent(self.name), self.bytes)?;
+        let trackers = self.trackers.iter().map(|url| ("tr", url));
+        for (key, url) in trackers.chain(self.web_seeds.iter().map(|url| ("ws", url))) {
+            write!(out, "&{key}={}", percent(url.as_bytes()))?;
+        }
+        Ok(())
+    }
+}
 
 /// The link of a torrent: its info-hashes, name, length, trackers and web seeds.
 pub fn link(metainfo: &Metainfo) -> String {
-    let mut link = String::from("magnet:?");
-    let mut add = |key: &str, value: &[u8]| {
-        if !link.ends_with('?') {
-            link.push('&');
-        }
-        link.push_str(key);
-        link.push('=');
-        escape(value, &mut link);
-    };
-    if let Some(hash) = metainfo.info_hash {
-        add("xt", format!("urn:btih:{hash}").as_bytes());
-    }
-    if let Some(hash) = metainfo.info_hash_v2 {
-        // A multihash: SHA-256 (0x12) of 32 bytes (0x20).
-        add("xt", format!("urn:btmh:1220{hash}").as_bytes());
-    }
-    add("dn", &metainfo.name);
     let files = metainfo.layout.files().filter(|&file| !metainfo.layout.is_padding(file));
-    let length: u64 = files.map(|file| metainfo.layout.file_bytes(file)).sum();
-    add("xl", length.to_string().as_bytes());
-    metainfo.trackers.iter().flatten().for_each(|url| add("tr", url.as_bytes()));
-    metainfo.web_seeds.iter().for_each(|url| add("ws", url.as_bytes()));
-    link
+    let magnet = Magnet {
+        info_hash: metainfo.info_hash,
+        info_hash_v2: metainfo.info_hash_v2,
+        name: &metainfo.name,
+        bytes: files.map(|file| metainfo.layout.file_bytes(file)).sum(),
+        trackers: &metainfo.trackers.iter().flatten().map(|url| &**url).collect::<Vec<_>>(),
+        web_seeds: &metainfo.web_seeds.iter().map(|url| &**url).collect::<Vec<_>>(),
+    };
+    magnet.to_string()
 }
 
-/// Appends bytes with all but unreserved ones percent-encoded (RFC 3986), the colons of `urn:btih:` excepted, which
-/// programs look for as they are.
-fn escape(bytes: &[u8], out: &mut String) {
+/// Everything but letters, digits and `-._~` as `%XX` (RFC 3986, unreserved).
+fn percent(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
     for &byte in bytes {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => out.push(byte.into()),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
             _ => write!(out, "%{byte:02X}").expect("a string takes everything"),
         }
     }
+    out
 }
 
 #[cfg(test)]
@@ -66,8 +91,8 @@ mod tests {
             link(&metainfo),
             format!(
                 "magnet:?xt=urn:btih:{hash}&dn=f%C3%BCr%20%26%20alle&xl=20005\
-                 &tr=http:%2F%2Fa.example%2Fannounce%3Fx%3D1%26y&tr=udp:%2F%2F%5B::1%5D:6969\
-                 &ws=http:%2F%2Fw.example%2Ff%2520x"
+                 &tr=http%3A%2F%2Fa.example%2Fannounce%3Fx%3D1%26y&tr=udp%3A%2F%2F%5B%3A%3A1%5D%3A6969\
+                 &ws=http%3A%2F%2Fw.example%2Ff%2520x"
             )
         );
     }

@@ -29,9 +29,10 @@ macro_rules! as_user {
 }
 
 as_user! {
-    bounded_caches: "cache::", 1, [];
+    bounded_caches: "cache::", 1, ["a_cache_on_a_read_only_disk_is_listed"];
     limits_of_rates: "limits::", 1, [];
-    sharing_after_the_mount: "seeding::", 2, [];
+    sharing_after_the_mount: "seeding::", 2, ["a_mount_that_is_refused_takes_nothing_over"];
+    few_descriptors: "descriptors::", 1, [];
     torrents_that_come_and_go: "changes::", 2, [];
     altered_caches: "faults::altered::", 2, [];
     the_corpus: "faults::corpus::", 1, [];

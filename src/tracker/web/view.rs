@@ -10,6 +10,7 @@ use super::guard::Authority;
 use super::{PageError, PagesConfig};
 use crate::base::Date;
 use crate::base::size::Bytes;
+use crate::proto::magnet::Magnet;
 use crate::proto::path::is_unsafe_on_a_terminal;
 use crate::tracker::index::{Hashes, Health, Hit};
 
@@ -97,30 +98,17 @@ pub(super) fn count(number: u64) -> String {
 
 /// A magnet link (BEP 9, 52): works wherever the metadata can be fetched from peers.
 pub(super) fn magnet(hashes: &Hashes, title: &str, size_bytes: u64, trackers: &[String]) -> String {
-    let mut link = String::from("magnet:?");
-    if let Some(hash) = hashes.v1 {
-        link.push_str(&format!("xt=urn:btih:{hash}&"));
-    }
-    if let Some(hash) = hashes.v2 {
-        link.push_str(&format!("xt=urn:btmh:1220{hash}&"));
-    }
-    link.push_str(&format!("dn={}&xl={size_bytes}", percent(title)));
-    for tracker in trackers.iter().take(MAX_MAGNET_TRACKERS) {
-        link.push_str(&format!("&tr={}", percent(tracker)));
-    }
-    link
-}
-
-/// Everything but letters, digits and `-._~` as `%XX`.
-pub(super) fn percent(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            byte => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
+    let trackers: Vec<_> = trackers.iter().take(MAX_MAGNET_TRACKERS).map(String::as_str).collect();
+    let (info_hash, info_hash_v2) = (hashes.v1, hashes.v2);
+    let magnet = Magnet {
+        info_hash,
+        info_hash_v2,
+        name: title.as_bytes(),
+        bytes: size_bytes,
+        trackers: &trackers,
+        web_seeds: &[],
+    };
+    magnet.to_string()
 }
 
 /// One line of a list of torrents.
@@ -165,7 +153,6 @@ const MAX_MAGNET_TRACKERS: usize = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::InfoHash;
 
     #[test]
     fn names_cannot_mislead() {
@@ -188,19 +175,6 @@ mod tests {
         assert_eq!(
             (count(7), count(1234), count(1_234_567)),
             ("7".into(), "1\u{202f}234".into(), "1\u{202f}234\u{202f}567".into())
-        );
-    }
-
-    #[test]
-    fn magnets_hold_nothing_raw() {
-        let hashes = Hashes { v1: Some(InfoHash([1; 20])), v2: None };
-        let link = magnet(&hashes, "a&b \"<é", 7, &["http://t.example/a?x=1".to_owned()]);
-        assert_eq!(
-            link,
-            format!(
-                "magnet:?xt=urn:btih:{}&dn=a%26b%20%22%3C%C3%A9&xl=7&tr=http%3A%2F%2Ft.example%2Fa%3Fx%3D1",
-                "01".repeat(20)
-            )
         );
     }
 }

@@ -190,7 +190,7 @@ fn links_lines_and_nodes_are_those_that_others_can_use() {
     assert_eq!(metainfo.nodes, [("::1".to_owned(), 6881), ("dht.example".to_owned(), 1)]);
     assert_eq!(lines.len(), 4, "{said}");
     let hash = metainfo.info_hash.unwrap().to_string();
-    let magnet = format!("magnet:?xt=urn:btih:{hash}&dn=it%27s%20a%20film&xl=40000&tr=http:%2F%2Fa.example");
+    let magnet = format!("magnet:?xt=urn:btih:{hash}&dn=it%27s%20a%20film&xl=40000&tr=http%3A%2F%2Fa.example");
     assert!(lines[2].starts_with(&magnet), "{}", lines[2]);
     assert_eq!(lines[3], r"mkdir -p mnt && btfs mount 'it'\''s a film.torrent' mnt");
     let json = create(dir.path(), &[&args[..], &["--json", "-f", "--exclude", "x"]].concat());
