@@ -37,7 +37,7 @@ pub(super) enum PageError {
 pub(super) struct JsonError(pub(super) PageError);
 
 #[derive(Template)]
-#[template(path = "error.html")]
+#[template(path = "error.html", config = "src/tracker/web/askama.toml")]
 struct ErrorPage<'e> {
     status: u16,
     heading: &'static str,

@@ -18,7 +18,7 @@ use crate::base::size::Bytes;
 use crate::tracker::index::{Hit, Query, Sort};
 
 #[derive(Template)]
-#[template(path = "feed.xml")]
+#[template(path = "feed.xml", config = "src/tracker/web/askama.toml")]
 struct Feed {
     base: String,
     path: String,

@@ -28,7 +28,7 @@ pub(super) struct Search {
 }
 
 #[derive(Template)]
-#[template(path = "list.html")]
+#[template(path = "list.html", config = "src/tracker/web/askama.toml")]
 struct ListPage {
     search: Search,
     /// Nothing was asked for: this is the front page.

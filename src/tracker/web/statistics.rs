@@ -12,7 +12,7 @@ use crate::base::size::{Bytes, Span};
 use crate::tracker::index::Total;
 
 #[derive(Template)]
-#[template(path = "statistics.html")]
+#[template(path = "statistics.html", config = "src/tracker/web/askama.toml")]
 struct StatisticsPage {
     tiles: Vec<(&'static str, String)>,
     charts: Vec<Drawing>,

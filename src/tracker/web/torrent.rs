@@ -51,7 +51,7 @@ fn file(details: Details) -> Response {
 }
 
 #[derive(Template)]
-#[template(path = "torrent.html")]
+#[template(path = "torrent.html", config = "src/tracker/web/askama.toml")]
 struct TorrentPage {
     name: String,
     /// After an upload: what became of it.

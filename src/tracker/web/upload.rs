@@ -28,7 +28,7 @@ use crate::proto::metainfo::MAX_TORRENT_BYTES;
 use crate::tracker::index::Added;
 
 #[derive(Template)]
-#[template(path = "upload.html")]
+#[template(path = "upload.html", config = "src/tracker/web/askama.toml")]
 struct UploadPage<'p> {
     open: bool,
     error: &'p str,

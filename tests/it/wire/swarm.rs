@@ -1,6 +1,6 @@
 //! Sessions among themselves.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use btfs::base::PieceRange;
@@ -8,6 +8,7 @@ use btfs::engine::{Command, ReadError};
 use btfs::net::AddTorrent;
 use btfs::tracker::{ServeConfig, Sockets, StoreConfig, Tracker};
 
+use super::leaving::{COMPLETED, STARTED, STOPPED, Told, half_deaf_tracker};
 use super::{Content, Node, own_ip, read, stored, wait};
 
 #[test]
@@ -156,72 +157,36 @@ fn peers_meet_through_a_tracker_and_say_goodbye() {
     assert_eq!(counts().seeds + counts().leechers, 0, "both said `stopped`");
 }
 
-/// A UDP tracker that answers a connect, and announces with these events only; the events that it has heard. An event that
-/// was sent again is one.
-fn half_deaf_tracker(answered: &'static [u8]) -> (String, std::sync::Arc<std::sync::Mutex<Vec<u8>>>) {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let url = format!("udp://{}/announce", socket.local_addr().unwrap());
-    let events = std::sync::Arc::<std::sync::Mutex<Vec<u8>>>::default();
-    let heard = events.clone();
-    // It ends when nobody has asked it for long.
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 2000];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let asked = &buffer[..length];
-            let answer = match (asked[11], asked.get(83)) {
-                (0, _) => [&[0; 4], &asked[12..16], &[7; 8]].concat(),
-                (1, Some(event)) => {
-                    let mut heard = heard.lock().unwrap();
-                    if heard.last() != Some(event) {
-                        heard.push(*event);
-                    }
-                    drop(heard);
-                    if !answered.contains(event) {
-                        continue;
-                    }
-                    [&[0, 0, 0, 1], &asked[12..16], &[0, 0, 7, 8], &[0; 8]].concat()
-                }
-                _ => continue,
-            };
-            let _ = socket.send_to(&answer, from);
-        }
-    });
-    (url, events)
-}
-
 #[test]
 fn a_tracker_that_does_not_answer_is_told_that_we_leave_and_holds_nobody_up() {
-    const COMPLETED: u8 = 1;
-    const STARTED: u8 = 2;
-    const STOPPED: u8 = 3;
     const LAST: u8 = 99;
+    let events = |told: &Mutex<Vec<Told>>| told.lock().unwrap().iter().map(|told| told.event).collect::<Vec<_>>();
     // One that answers `started` is told of the completion, in vain, and of the end.
-    let (url, events) = half_deaf_tracker(&[STARTED, STOPPED]);
+    let (url, told) = half_deaf_tracker(&[STARTED, STOPPED]);
     let content = Content::random("told.bin", 100_000, 32768, Some(url));
     let (seed, leech) = (Node::start_with(|config| config.use_trackers = false), Node::start());
     seed.seed(&content);
     let handle = leech.leech(&content, &seed);
     wait("it has announced", || handle.snapshot().unwrap().trackers[0].working);
     read(&handle, handle.store().layout().pieces()).unwrap();
-    wait("it has told of its completion", || events.lock().unwrap().last() == Some(&COMPLETED));
+    wait("it has told of its completion", || events(&told).last() == Some(&COMPLETED));
     leech.session.shutdown();
-    wait("it has heard all", || events.lock().unwrap().len() >= 3);
-    assert_eq!(*events.lock().unwrap(), [STARTED, COMPLETED, STOPPED]);
+    wait("it has heard all", || events(&told).len() >= 3);
+    assert_eq!(events(&told), [STARTED, COMPLETED, STOPPED]);
 
     // One that has never answered knows nothing of us.
-    let (url, events) = half_deaf_tracker(&[]);
+    let (url, told) = half_deaf_tracker(&[]);
     let content = Content::random("silent.bin", 100_000, 32768, Some(url.clone()));
     let node = Node::start();
     node.session.add(content.to_add()).unwrap();
-    wait("it asks", || !events.lock().unwrap().is_empty());
+    wait("it asks", || !events(&told).is_empty());
     node.session.shutdown();
     // Whatever was sent to it before this is heard before it.
     let last = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = url.trim_start_matches("udp://").trim_end_matches("/announce");
     last.send_to(&[&[0; 11][..], &[1], &[LAST; 80]].concat(), addr).unwrap();
-    wait("it has heard all", || events.lock().unwrap().last() == Some(&LAST));
-    assert_eq!(*events.lock().unwrap(), [STARTED, LAST]);
+    wait("it has heard all", || events(&told).last() == Some(&LAST));
+    assert_eq!(events(&told), [STARTED, LAST]);
 }
 
 #[test]
