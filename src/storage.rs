@@ -6,6 +6,7 @@
 mod backing;
 mod budget;
 mod cache_dir;
+mod folder;
 mod pool;
 mod recency;
 mod resume;
@@ -17,6 +18,7 @@ mod verify;
 
 pub use budget::{CacheLimits, MinFree, Room};
 pub use cache_dir::{CacheDir, Removed, SlotStatus};
+pub use folder::{Folder, Judged, Look, Stamp, read_torrent_file};
 pub use pool::{DiskPool, Lane};
 pub use resume::{Claims, claims};
 pub use store::{Adopt, Destination, Guard, Loan, Moved, OpenedStore, Store, StoreStatus, TorrentFiles};

@@ -1,6 +1,7 @@
 //! `btfs tracker`: announces and scrapes over HTTP and UDP on one port number, and the pages of an index, until it is
 //! signalled.
 
+mod folder;
 pub(super) mod people;
 pub(super) mod settings;
 
@@ -17,6 +18,7 @@ use serde_json::json;
 use tokio::signal::unix::signal;
 use tokio::sync::watch;
 
+use self::folder::Taker;
 use self::settings::{Allow, Listen, Settings};
 use super::exit::{self, UsageError};
 use super::{daemon, logging, paths, process, text};
@@ -49,6 +51,11 @@ pub struct Args {
     /// Who may announce what [default: open]
     #[arg(long, value_name = "WHAT")]
     pub allow: Option<Allow>,
+    /// Take .torrent files that lie or come in this directory, or below it, into the index, as if its name had uploaded
+    /// them; each once, and again when it was written anew. Removing a file does not remove the torrent (btfs tracker
+    /// remove does); names that begin with a dot are left out; repeatable
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub watch: Vec<PathBuf>,
     /// Believe this reverse proxy, or this network of them, for whom it asks (X-Forwarded-For); repeatable
     #[arg(long, value_name = "CIDR", value_parser = settings::network)]
     pub trust_forwarded_from: Vec<IpNet>,
@@ -96,12 +103,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     tracker.access.set_listed_only(settings.allow == Allow::Listed);
     tracker.access.set_private(settings.allow == Allow::Private);
     admit_listed(&index, &tracker);
+    let (stop, stopped) = watch::channel(false);
+    let taker = |directory: &PathBuf| Taker::new(directory, index.clone(), tracker.clone(), stopped.clone());
+    let takers = settings.watch.iter().map(taker).collect::<anyhow::Result<Vec<_>>>()?;
     announce_ourselves(args, &settings, sockets.addrs(), state.path(), restored);
     let config = ServeConfig {
         pages: Some(pages(index.clone(), tracker.clone(), settings.pages())),
         trusted_proxies: settings.trusted_proxies(),
     };
-    let (stop, stopped) = watch::channel(false);
+    // They end with this.
+    let _watching = takers.into_iter().map(Taker::start).collect::<Result<Vec<_>, _>>().context("threads")?;
     runtime.block_on(async {
         end_by_signals(stop)?;
         tokio::spawn(keep_access(index.clone(), tracker.clone(), stopped.clone()));
@@ -225,6 +236,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   btfs tracker --print-config > tracker.toml             then change what should be different
   btfs tracker --config tracker.toml --trust-forwarded-from 10.0.0.0/8
   btfs tracker token add alice                           a token for uploads to the index: --allow listed tracks only these
+  btfs tracker --watch /srv/torrents                     .torrent files that are dropped there are listed
   btfs tracker user add bob                              a passkey for --allow private: /PASSKEY/announce
 
 It answers /announce and /scrape over HTTP, the same over UDP, and /stats.json, /metrics (Prometheus) and /health over HTTP; all else there is the index, a page in a browser.";

@@ -1,4 +1,4 @@
-//! `--watch`: the thread that looks at a directory, and brings what it finds into the mount.
+//! `--watch`: the thread that looks at a directory, and what a mount does with what it finds.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,14 +22,22 @@ pub(crate) struct Watching {
 impl Watching {
     /// Looks at it from now on.
     pub(crate) fn start(mut watch: Watch, changes: Arc<Changes>) -> std::io::Result<Self> {
+        Self::repeat(PERIOD, REST, move || watch.look(Instant::now(), &InMount::new(&changes)))
+    }
+
+    /// Calls `look` after `first`, then every second; it says how long listing the directory took. Where that takes long,
+    /// on a network or of very many files, it rests so many times as long: what came of a look is done once, and does not
+    /// keep the next file waiting.
+    pub(crate) fn repeat(
+        first: Duration,
+        rest: u32,
+        mut look: impl FnMut() -> Duration + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (alive, ended) = channel::<()>();
         std::thread::Builder::new().name("watch".into()).spawn(move || {
-            let mut period = PERIOD;
+            let mut period = first;
             while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
-                let listing = watch.look(Instant::now(), &InMount::new(&changes));
-                // Where that takes long, on a network or of very many files, it is a small part of the time still. What
-                // came of it is done once, and does not keep the next file waiting.
-                period = PERIOD.max(listing * REST);
+                period = PERIOD.max(look() * rest);
             }
         })?;
         Ok(Self { _alive: alive })

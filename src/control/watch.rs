@@ -1,22 +1,15 @@
 //! A directory whose torrent files are shown as long as they lie in it; its directories become folders.
-//!
-//! It is looked at again and again, in place of being told by the kernel: that works on every file system, network ones
-//! included, needs no watch for each directory, and a look at a thousand files costs some milliseconds. Files that make
-//! no sense (yet) are given time to be written to their end, and named once when they make none then.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::InfoHash;
-use crate::proto::metainfo::{MAX_TORRENT_BYTES, Metainfo};
+use crate::proto::metainfo::Metainfo;
 use crate::proto::path::escape;
+use crate::storage::{Folder, Judged, read_torrent_file};
 
 /// Where torrents are to be shown.
 pub trait Shelf {
@@ -42,63 +35,22 @@ pub trait Shelf {
 /// What is known of a watched directory. All paths but its own are relative to it.
 #[derive(Debug)]
 pub struct Watch {
-    directory: PathBuf,
-    files: BTreeMap<PathBuf, Known>,
+    folder: Folder<InfoHash>,
     /// What we have put on the shelf, and for the sake of which file.
     shown: HashMap<InfoHash, PathBuf>,
     /// What the shelf did not take: it is tried again then.
     refused: HashMap<InfoHash, Instant>,
-    /// Directories that cannot be read, and have been named.
-    unreadable: HashSet<PathBuf>,
-}
-
-/// One torrent file.
-#[derive(Debug)]
-struct Known {
-    stamp: Stamp,
-    /// What it held when it was whole last.
-    torrent: Option<InfoHash>,
-    /// Since when it makes no sense.
-    senseless: Option<Instant>,
-    /// That it makes none was said.
-    named: bool,
-}
-
-/// Whatever changes when somebody writes to a file or puts another in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-/// What a look has found.
-#[derive(Debug, Default)]
-struct Found {
-    files: BTreeMap<PathBuf, Stamp>,
-    folders: BTreeSet<PathBuf>,
-    /// Directories that could not be read: what was below is taken to be there still.
-    unknown: BTreeMap<PathBuf, io::Error>,
-    entries: usize,
 }
 
 impl Watch {
     /// Watches a directory; nothing is looked at yet.
     pub fn new(directory: PathBuf) -> Self {
-        Self {
-            directory,
-            files: BTreeMap::new(),
-            shown: HashMap::new(),
-            refused: HashMap::new(),
-            unreadable: HashSet::new(),
-        }
+        Self { folder: Folder::new(directory), shown: HashMap::new(), refused: HashMap::new() }
     }
 
     /// The directory.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.folder.directory()
     }
 
     /// Torrents that are shown for its sake.
@@ -109,104 +61,18 @@ impl Watch {
     /// Looks, and brings the shelf to what there is now. Blocking. Returns how long it took to list the directory: what
     /// every look costs, whatever comes of it.
     pub fn look(&mut self, now: Instant, shelf: &dyn Shelf) -> Duration {
-        let begun = Instant::now();
-        let mut found = Found::default();
-        let device = match fs::metadata(&self.directory) {
-            Ok(meta) => meta.dev(),
-            Err(error) => {
-                found.unknown.insert(PathBuf::new(), error);
-                0
-            }
-        };
-        if found.unknown.is_empty() {
-            self.scan(Path::new(""), device, 0, &mut found);
-        }
-        let listing = begun.elapsed();
-        self.name_unreadable(&found);
-        if found.unknown.contains_key(Path::new("")) {
-            // Unplugged, perhaps: what is shown stays until it is known to be gone.
-            return listing;
-        }
-        let is_unknown = |path: &Path| path.ancestors().any(|above| found.unknown.contains_key(above));
-        self.files.retain(|path, _| found.files.contains_key(path) || is_unknown(path));
         let mut read = HashMap::new();
-        for (path, stamp) in &found.files {
-            self.judge(now, path, *stamp, &mut read);
-        }
-        let mut folders = found.folders;
-        for path in self.files.keys().filter(|path| is_unknown(path)) {
-            folders.extend(path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).map(Path::to_owned));
-        }
-        self.settle(now, shelf, &folders, read);
-        listing
-    }
-
-    /// Lists a directory and those in it. Names that begin with a dot are hidden, links to directories are not followed,
-    /// nor are borders of the file system crossed.
-    fn scan(&self, directory: &Path, device: u64, depth: usize, found: &mut Found) {
-        let entries = match fs::read_dir(self.directory.join(directory)) {
-            Ok(entries) => entries,
-            // Gone since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && depth > 0 => return,
-            Err(error) => {
-                found.unknown.insert(directory.to_owned(), error);
-                return;
-            }
-        };
-        for entry in entries.flatten() {
-            found.entries += 1;
-            let (name, path) = (entry.file_name(), directory.join(entry.file_name()));
-            if found.entries > MAX_ENTRIES || name.as_bytes().starts_with(b".") {
-                continue;
-            }
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_dir() {
-                if meta.dev() == device && depth < MAX_DEPTH {
-                    found.folders.insert(path.clone());
-                    self.scan(&path, device, depth + 1, found);
-                }
-            } else if is_torrent(&name)
-                && let Some(meta) = fs::metadata(entry.path()).ok().filter(Metadata::is_file)
-            {
-                found.files.insert(path, Stamp::of(&meta));
-            }
-        }
-    }
-
-    /// Reads a file if it is not as it was at the last look.
-    fn judge(&mut self, now: Instant, path: &Path, stamp: Stamp, read: &mut HashMap<PathBuf, Arc<Metainfo>>) {
-        let known = self.files.get(path);
-        let patience_ends = |since: Instant| now.saturating_duration_since(since) >= PATIENCE;
-        let (named, since) = match known {
-            // Said once, or whole.
-            Some(known) if known.stamp == stamp && (known.named || known.senseless.is_none()) => return,
-            Some(known) if known.stamp == stamp => match known.senseless {
-                Some(since) if !patience_ends(since) => return,
-                since => (known.named, since),
-            },
-            // It is being written, or replaced.
-            _ => (false, None),
-        };
-        let before = known.and_then(|known| known.torrent);
-        let judged = load(&self.directory.join(path));
-        let known = match judged {
-            Ok(metainfo) => {
-                let torrent = metainfo.info_hash;
+        let look = self.folder.look(now, &mut |path, full, _| match load(full) {
+            Ok((torrent, metainfo)) => {
                 read.insert(path.to_owned(), Arc::new(metainfo));
-                Known { stamp, torrent, senseless: None, named: false }
+                Judged::Whole(torrent)
             }
-            Err(reason) => {
-                let since = since.unwrap_or(now);
-                let named = named || patience_ends(since);
-                if named {
-                    let name = escape(self.directory.join(path).as_os_str().as_bytes());
-                    tracing::warn!("{name}: not a usable torrent: {reason}");
-                }
-                // What was whole before is shown until the file is whole again, or gone.
-                Known { stamp, torrent: before, senseless: Some(since), named }
-            }
-        };
-        self.files.insert(path.to_owned(), known);
+            Err(reason) => Judged::Senseless(format!("not a usable torrent: {reason}")),
+        });
+        if let Some(folders) = look.folders {
+            self.settle(now, shelf, &folders, read);
+        }
+        look.listing
     }
 
     /// Brings the shelf to what the files say. Of two that hold the same torrent the first counts.
@@ -219,8 +85,7 @@ impl Watch {
     ) {
         let mut wanted: HashMap<InfoHash, &Path> = HashMap::new();
         let mut order = Vec::new();
-        for (path, known) in &self.files {
-            let Some(torrent) = known.torrent else { continue };
+        for (path, &torrent) in self.folder.whole() {
             wanted.entry(torrent).or_insert_with(|| {
                 order.push(torrent);
                 path
@@ -251,8 +116,9 @@ impl Watch {
                 Some(shown) => *shown = path.to_owned(),
                 None if self.refused.get(&torrent).is_some_and(|&until| now < until) => {}
                 None => {
-                    let full = self.directory.join(path);
-                    let Some(metainfo) = read.remove(path).or_else(|| load(&full).ok().map(Arc::new)) else { continue };
+                    let full = self.folder.directory().join(path);
+                    let metainfo = read.remove(path).or_else(|| Some(Arc::new(load(&full).ok()?.1)));
+                    let Some(metainfo) = metainfo else { continue };
                     match shelf.add(metainfo, folder) {
                         Ok(()) => {
                             self.refused.remove(&torrent);
@@ -270,61 +136,25 @@ impl Watch {
         // Folders that could not go while something was in them: moved out since.
         shelf.set_folders(folders);
     }
-
-    fn name_unreadable(&mut self, found: &Found) {
-        for (path, error) in &found.unknown {
-            if self.unreadable.insert(path.clone()) {
-                let name = escape(self.directory.join(path).as_os_str().as_bytes());
-                tracing::warn!(%error, "{name}: cannot be watched; what is shown of it stays");
-            }
-        }
-        self.unreadable.retain(|path| found.unknown.contains_key(path));
-        if found.entries > MAX_ENTRIES && self.unreadable.insert(PathBuf::from("*")) {
-            tracing::warn!("{}: more than {MAX_ENTRIES} entries: the rest is not watched", self.directory.display());
-        }
-    }
-}
-
-impl Stamp {
-    fn of(meta: &Metadata) -> Self {
-        Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            bytes: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
-
-fn is_torrent(name: &OsStr) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("torrent"))
 }
 
 /// Reads and judges a torrent file.
-fn load(path: &Path) -> Result<Metainfo, String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    // One byte more than allowed is enough to see that it is too long.
-    file.take(MAX_TORRENT_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+fn load(path: &Path) -> Result<(InfoHash, Metainfo), String> {
+    let bytes = read_torrent_file(path).map_err(|error| error.to_string())?;
     let metainfo = Metainfo::parse(&bytes).map_err(|error| error.to_string())?;
     match metainfo.info_hash {
-        Some(_) => Ok(metainfo),
+        Some(torrent) => Ok((torrent, metainfo)),
         None => Err("this is a v2-only torrent, which btfs can show but not mount or seed yet".to_owned()),
     }
 }
 
-/// A file that makes no sense is given so long to become whole.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// What could not be shown is tried again after this long.
 const REFUSAL: Duration = Duration::from_secs(60);
-/// Bounds of what is looked at (I7).
-const MAX_ENTRIES: usize = 100_000;
-const MAX_DEPTH: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::fs;
 
     use super::*;
     use crate::proto::metainfo::{NewEntry, NewTorrent};
@@ -491,7 +321,7 @@ mod tests {
         let mut named = Vec::new();
         for _ in 0..8 {
             assert!(world.look().is_empty());
-            named.push(world.watch.files[Path::new("a.torrent")].named);
+            named.push(world.watch.folder.is_named(Path::new("a.torrent")));
         }
         assert_eq!(named, [false, false, false, true, true, true, true, true]);
         world.write("a.torrent", &torrent("a"));

@@ -7,6 +7,7 @@
 //! No HTTP and no HTML here: see `tracker/web`.
 
 mod catalog;
+mod folders;
 mod health;
 mod history;
 mod people;
@@ -24,11 +25,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, ErrorCode};
 
 pub use catalog::Hashes;
+pub use folders::FolderFile;
 pub use health::Health;
 pub use history::{SAMPLE_EVERY, Sample, Total};
 pub use people::{Person, Role};
 pub use search::{Found, Hit, MAX_QUERY_CHARS, PER_PAGE, Query, Sort};
-pub use torrents::{Added, Changes, Details, TorrentName};
+pub use torrents::{Added, Changes, Details, TorrentName, Upload};
 
 use crate::base::InfoHash;
 use crate::proto::metainfo::MetainfoError;

@@ -1,5 +1,7 @@
 //! The index as a whole: `btfs tracker` with its tokens and users, `btfs publish`, announces, kills.
 
+mod folder;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -32,8 +34,9 @@ struct Running {
 
 impl Running {
     fn start(room: &Path, more: &[&str]) -> Self {
-        let mut command = btfs(room, &["tracker", "--json", "--listen", "127.0.0.1:0", "--log", "error"]);
-        let mut child = command.args(more).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = btfs(room, &["tracker", "--json", "--listen", "127.0.0.1:0"]);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(room.join("log")).unwrap();
+        let mut child = command.args(more).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said: serde_json::Value = serde_json::from_str(&line).expect("it listens");

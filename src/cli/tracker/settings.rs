@@ -25,6 +25,7 @@ pub(super) struct Settings {
     pub(super) public_url: Option<String>,
     pub(super) allow: Allow,
     pub(super) open_upload: bool,
+    pub(super) watch: Vec<PathBuf>,
     pub(super) trust_forwarded_from: Vec<Network>,
     pub(super) interval_seconds: u32,
     pub(super) expiry_seconds: u32,
@@ -44,6 +45,7 @@ impl Default for Settings {
             public_url: None,
             allow: Allow::Open,
             open_upload: false,
+            watch: Vec::new(),
             trust_forwarded_from: Vec::new(),
             interval_seconds: store.interval.as_secs() as u32,
             expiry_seconds: store.expiry.as_secs() as u32,
@@ -70,6 +72,9 @@ impl Settings {
         }
         if !args.trust_forwarded_from.is_empty() {
             settings.trust_forwarded_from = args.trust_forwarded_from.iter().copied().map(Network).collect();
+        }
+        if !args.watch.is_empty() {
+            settings.watch = args.watch.clone();
         }
         settings.state_dir = args.state_dir.clone().or(settings.state_dir);
         settings.public_url = args.public_url.clone().or(settings.public_url);
@@ -146,6 +151,11 @@ impl Settings {
         option(
             "Whether anybody may upload to the index, without a token.",
             format!("open-upload = {}", self.open_upload),
+        );
+        let watch = list(self.watch.iter().map(|path| quoted(&path.to_string_lossy())).collect());
+        option(
+            "Directories whose .torrent files are taken into the index, now and when they come: [\"/srv/torrents\"]\nRemoving a file does not remove the torrent: btfs tracker remove does.",
+            format!("watch = {watch}"),
         );
         let proxies = list(self.trust_forwarded_from.iter().map(|network| quoted(&network.0.to_string())).collect());
         option(
@@ -358,6 +368,7 @@ mod tests {
             public_url: Some("https://tracker.example".into()),
             allow: Allow::Private,
             open_upload: true,
+            watch: vec!["/srv/a \"b\"".into(), "c".into()],
             trust_forwarded_from: vec![Network("10.0.0.0/8".parse().unwrap())],
             interval_seconds: 120,
             expiry_seconds: 300,

@@ -59,8 +59,12 @@ fn migrate(connection: &mut Connection, target: usize) -> Result<(), IndexError>
     }
 }
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema/1-torrents.sql"), include_str!("schema/2-history.sql"), include_str!("schema/3-people.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1-torrents.sql"),
+    include_str!("schema/2-history.sql"),
+    include_str!("schema/3-people.sql"),
+    include_str!("schema/4-watched.sql"),
+];
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const CACHE_KIB: i32 = 8 << 10;

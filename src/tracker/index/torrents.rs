@@ -11,7 +11,7 @@ use super::catalog::{Catalog, Hashes, Listed};
 use super::words::{cut, grams, push_line};
 use super::{Index, IndexError, unix, unsigned};
 use crate::base::{InfoHash, InfoHashV2};
-use crate::proto::metainfo::{EntryKind, Metainfo};
+use crate::proto::metainfo::{EntryKind, Metainfo, MetainfoError};
 
 /// What became of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,20 +48,12 @@ impl Index {
     /// # Errors
     /// [`IndexError::Torrent`] when it is none; else the database's trouble, and then nothing was added.
     pub fn add(&self, file: Bytes, uploader: Option<&str>, now: SystemTime) -> Result<Added, IndexError> {
-        let metainfo = Metainfo::parse(&file)?;
-        let (row, hashes) = (NewRow::of(&metainfo), hashes_of(&metainfo));
-        let warnings = metainfo.warnings;
+        let mut upload = Upload::parse(file)?;
+        let warnings = std::mem::take(&mut upload.warnings);
         let (uploader, added) = (uploader.map(str::to_owned), unix(now));
-        let (new, listed) = self.write(move |connection| {
-            if let Some(known) = find(connection, &hashes)? {
-                row.join(connection, known.id)?;
-                return Ok((false, known));
-            }
-            let id = row.insert(connection, &hashes, &file, uploader.as_deref(), added)?;
-            Ok((true, Listed { id, hashes, size_bytes: row.size_bytes, added }))
-        })?;
+        let (new, listed) = self.write(move |connection| upload.add(connection, uploader.as_deref(), added))?;
         self.change_catalog(|catalog| catalog.add(listed));
-        Ok(Added { hashes, new, warnings })
+        Ok(Added { hashes: listed.hashes, new, warnings })
     }
 
     /// Everything of one torrent; `None`: it is not listed.
@@ -169,6 +161,46 @@ impl FromStr for TorrentName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self::Short).or_else(|_| text.parse().map(Self::Long))
+    }
+}
+
+/// A `.torrent` file that can be added.
+pub struct Upload {
+    row: NewRow,
+    hashes: Hashes,
+    file: Bytes,
+    warnings: Vec<String>,
+}
+
+impl Upload {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(file: Bytes) -> Result<Self, MetainfoError> {
+        let metainfo = Metainfo::parse(&file)?;
+        let (row, hashes) = (NewRow::of(&metainfo), hashes_of(&metainfo));
+        Ok(Self { row, hashes, file, warnings: metainfo.warnings })
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> usize {
+        self.file.len()
+    }
+
+    /// Adds it, or joins it to what is there; whether it is new.
+    pub(super) fn add(
+        &self,
+        connection: &Connection,
+        uploader: Option<&str>,
+        added: i64,
+    ) -> Result<(bool, Listed), IndexError> {
+        if let Some(known) = find(connection, &self.hashes)? {
+            self.row.join(connection, known.id)?;
+            return Ok((false, known));
+        }
+        let id = self.row.insert(connection, &self.hashes, &self.file, uploader, added)?;
+        Ok((true, Listed { id, hashes: self.hashes, size_bytes: self.row.size_bytes, added }))
     }
 }
 

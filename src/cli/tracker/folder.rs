@@ -1,0 +1,195 @@
+//! `btfs tracker --watch`: what is dropped into a directory is taken into the index.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use crate::cli::watching::Watching;
+use crate::storage::{Folder, Judged, Stamp, read_torrent_file};
+use crate::tracker::Tracker;
+use crate::tracker::index::{FolderFile, Index, IndexError, Upload};
+
+/// Brings files of one directory into the index.
+pub(super) struct Taker {
+    folder: Folder<()>,
+    desk: Desk,
+    /// Nothing is looked at before.
+    resting: Option<Instant>,
+    /// That the database cannot be used was said.
+    complained: bool,
+}
+
+/// Where files are taken.
+struct Desk {
+    index: Index,
+    tracker: Arc<Tracker>,
+    stopped: watch::Receiver<bool>,
+    /// The directory, as the database knows it.
+    path: PathBuf,
+    /// In place of a token's name.
+    uploader: String,
+    /// As the database has it; `None`: not asked yet.
+    taken: Option<HashMap<PathBuf, String>>,
+    waiting: Vec<FolderFile>,
+    waiting_bytes: usize,
+    /// Of this look.
+    new: usize,
+    joined: usize,
+    failed: Vec<PathBuf>,
+    trouble: Option<IndexError>,
+}
+
+impl Taker {
+    /// For a directory that can be read now.
+    pub(super) fn new(
+        directory: &Path,
+        index: Index,
+        tracker: Arc<Tracker>,
+        stopped: watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
+        let name = || format!("{}, to be watched", directory.display());
+        // As a directory: what is no such thing is an error here.
+        let path = std::fs::canonicalize(directory).with_context(name)?;
+        File::open(path.join(".")).and_then(|_| std::fs::read_dir(&path)).with_context(name)?;
+        let uploader = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let desk = Desk {
+            index,
+            tracker,
+            stopped,
+            path: path.clone(),
+            uploader,
+            taken: None,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            new: 0,
+            joined: 0,
+            failed: Vec::new(),
+            trouble: None,
+        };
+        Ok(Self { folder: Folder::new(path), desk, resting: None, complained: false })
+    }
+
+    /// Looks from now on, in a thread of its own.
+    pub(super) fn start(mut self) -> std::io::Result<Watching> {
+        Watching::repeat(Duration::ZERO, REST, move || self.look(Instant::now()))
+    }
+
+    fn look(&mut self, now: Instant) -> Duration {
+        if self.resting.is_some_and(|until| now < until) {
+            return Duration::ZERO;
+        }
+        self.resting = None;
+        let Self { folder, desk, .. } = self;
+        let look = match desk.know() {
+            Ok(()) => folder.look(now, &mut |path, full, stamp| desk.judge(path, full, stamp)),
+            Err(error) => return self.rest(now, &error),
+        };
+        desk.flush();
+        for path in desk.failed.drain(..) {
+            folder.forget(&path);
+        }
+        if look.complete && desk.trouble.is_none() && !*desk.stopped.borrow() {
+            desk.trouble = desk.forget_gone(folder).err();
+        }
+        let (new, joined) = (std::mem::take(&mut desk.new), std::mem::take(&mut desk.joined));
+        if new + joined > 0 {
+            tracing::info!(new, joined, folder = %desk.path.display(), "taken into the index");
+        }
+        match desk.trouble.take() {
+            Some(error) => return self.rest(now, &error),
+            None => self.complained = false,
+        }
+        look.listing
+    }
+
+    /// Tries again later; said once, until it has worked again.
+    fn rest(&mut self, now: Instant, error: &IndexError) -> Duration {
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::warn!(%error, "what is in {} cannot be taken into the index", self.desk.path.display());
+        }
+        self.resting = Some(now + RETRY);
+        Duration::ZERO
+    }
+}
+
+impl Desk {
+    fn know(&mut self) -> Result<(), IndexError> {
+        if self.taken.is_none() {
+            self.taken = Some(self.index.taken(&self.path)?);
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, path: &Path, full: &Path, stamp: Stamp) -> Judged<()> {
+        if self.trouble.is_some() || *self.stopped.borrow() {
+            return Judged::Later;
+        }
+        let stamp = stamp.to_string();
+        if self.taken.as_ref().and_then(|taken| taken.get(path)) == Some(&stamp) {
+            return Judged::Whole(());
+        }
+        let parsed = read_torrent_file(full)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| Upload::parse(bytes.into()).map_err(|error| error.to_string()));
+        let upload = match parsed {
+            Ok(upload) => upload,
+            Err(reason) => return Judged::Senseless(format!("not a usable torrent: {reason}")),
+        };
+        self.waiting_bytes += upload.bytes();
+        self.waiting.push(FolderFile { path: path.to_owned(), stamp, upload });
+        if self.waiting.len() >= MAX_TOGETHER || self.waiting_bytes >= MAX_TOGETHER_BYTES {
+            self.flush();
+        }
+        Judged::Whole(())
+    }
+
+    /// Takes what waits; a transaction each time, so that uploads by others come in between.
+    fn flush(&mut self) {
+        let files = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        if files.is_empty() {
+            return;
+        }
+        let notes: Vec<_> = files.iter().map(|file| (file.path.clone(), file.stamp.clone())).collect();
+        match self.index.take(&self.path, &self.uploader, files, SystemTime::now()) {
+            Ok(added) => {
+                for added in &added {
+                    added.hashes.announced().for_each(|hash| self.tracker.access.list(hash));
+                    *(if added.new { &mut self.new } else { &mut self.joined }) += 1;
+                }
+                self.taken.get_or_insert_default().extend(notes);
+            }
+            Err(error) => {
+                self.failed.extend(notes.into_iter().map(|(path, _)| path));
+                self.trouble = Some(error);
+            }
+        }
+    }
+
+    /// Files that are gone are taken anew when they come back.
+    fn forget_gone(&mut self, folder: &Folder<()>) -> Result<(), IndexError> {
+        let Some(taken) = &mut self.taken else { return Ok(()) };
+        // Whatever is whole was taken: as many of one as of the other are the same.
+        if folder.whole().count() == taken.len() {
+            return Ok(());
+        }
+        let there: std::collections::HashSet<_> = folder.whole().map(|(path, ())| path).collect();
+        let gone: Vec<_> = taken.keys().filter(|path| !there.contains(path.as_path())).cloned().collect();
+        self.index.forget_taken(&self.path, gone.clone())?;
+        gone.iter().for_each(|path| _ = taken.remove(path));
+        Ok(())
+    }
+}
+
+/// Times that it rests, of the time that listing the directory took: a hundredth of a core.
+const REST: u32 = 100;
+/// Files that share a transaction: they are in memory till then.
+const MAX_TOGETHER: usize = 64;
+const MAX_TOGETHER_BYTES: usize = 8 << 20;
+/// After trouble with the database.
+const RETRY: Duration = Duration::from_secs(30);
