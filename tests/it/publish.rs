@@ -1,8 +1,8 @@
 //! The index as a whole: `btfs tracker` with its tokens and users, `btfs publish`, announces, kills.
 
 mod folder;
+mod kills;
 
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -44,11 +44,16 @@ impl Running {
     }
 
     fn get(&self, path: &str) -> String {
+        String::from_utf8_lossy(&self.ask(path)).into_owned()
+    }
+
+    /// The whole answer.
+    fn ask(&self, path: &str) -> Vec<u8> {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.addr).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
-        String::from_utf8_lossy(&answer).into_owned()
+        answer
     }
 
     /// Whether an announce for the torrent is answered with peers.
@@ -161,46 +166,6 @@ fn a_private_tracker_serves_users_while_they_are_there() {
     say(room.path(), &["tracker", "user", "remove", "bob"]);
     until("a removed user is let in no more", || !server.takes(&prefix, "x"));
     assert_eq!(btfs(room.path(), &["tracker", "user", "remove", "bob"]).output().unwrap().status.code(), Some(1));
-}
-
-#[test]
-fn what_was_acknowledged_survives_kills_of_the_server() {
-    let room = tempfile::tempdir().unwrap();
-    let token = say(room.path(), &["tracker", "token", "add", "alice"]);
-    let long = std::env::var("BTFS_LONG").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let mut acknowledged = BTreeSet::new();
-    for life in 0..5 * long {
-        let mut server = Running::start(room.path(), &[]);
-        let (addr, token) = (server.addr.clone(), &token);
-        let taken = std::sync::Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for thread in 0..3 {
-                let (addr, taken) = (&addr, &taken);
-                scope.spawn(move || {
-                    for number in 0.. {
-                        let torrent = named(&format!("torrent {number} of {thread} in {life}")).bytes();
-                        match Running::upload(addr, token, &torrent) {
-                            Some(answer) if answer.starts_with("HTTP/1.1 201") => {
-                                taken.lock().unwrap().push(format!("torrent {number} of {thread} in {life}"));
-                            }
-                            _ => return,
-                        }
-                    }
-                });
-            }
-            // After a few more each time: the kill hits another moment.
-            until("uploads", || taken.lock().unwrap().len() > 3 + life % 17);
-            server.child.kill().unwrap();
-        });
-        acknowledged.extend(taken.into_inner().unwrap());
-        drop(server);
-    }
-    let server = Running::start(room.path(), &[]);
-    for name in &acknowledged {
-        let answer = server.get(&format!("/torrent/{}.torrent", named(name).info_hash()));
-        assert!(answer.starts_with("HTTP/1.1 200"), "{name} is lost");
-    }
-    assert!(acknowledged.len() >= 15 * long);
 }
 
 #[test]

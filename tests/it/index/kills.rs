@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use btfs::base::InfoHash;
+use btfs::proto::metainfo::Metainfo;
 use btfs::tracker::index::{Index, TorrentName};
 
 use super::torrents::named;
@@ -43,13 +45,27 @@ fn nothing_acknowledged_is_lost_by_kills() {
     assert!(acknowledged.len() >= 15 * long, "{}", acknowledged.len());
 }
 
-fn check(path: &Path) {
+/// The database is sound, and every torrent in it is whole: file, words and all.
+pub fn check(path: &Path) {
     let connection = rusqlite::Connection::open(path).unwrap();
     let verdict: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(verdict, "ok");
     connection.execute("INSERT INTO texts(texts) VALUES ('integrity-check')", []).unwrap();
-    let of = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(of("SELECT count(*) FROM torrents"), of("SELECT count(*) FROM metainfo"));
+    let ids = |sql: &str| -> Vec<i64> {
+        let mut statement = connection.prepare(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    let listed = ids("SELECT id FROM torrents ORDER BY id");
+    assert_eq!(listed, ids("SELECT torrent FROM metainfo ORDER BY torrent"));
+    assert_eq!(listed, ids("SELECT id FROM texts_docsize ORDER BY id"));
+    assert!(ids("SELECT torrent FROM sources WHERE torrent NOT IN (SELECT id FROM torrents)").is_empty());
+    let mut files = connection.prepare("SELECT hash_v1, bytes FROM torrents JOIN metainfo ON torrent = id").unwrap();
+    let file = |row: &rusqlite::Row<'_>| Ok((row.get::<_, [u8; 20]>(0)?, row.get::<_, Vec<u8>>(1)?));
+    for torrent in files.query_map([], file).unwrap() {
+        let (hash, bytes) = torrent.unwrap();
+        let metainfo = Metainfo::parse(&bytes).expect("what is listed is a torrent");
+        assert_eq!(metainfo.info_hash, Some(InfoHash(hash)));
+    }
 }
 
 #[test]
