@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod complaint;
 mod forwarded;
 mod http;
 pub mod index;

@@ -138,10 +138,10 @@ async fn keep(state: Arc<StateDir>, tracker: Arc<Tracker>, every: Duration) {
         let (state, tracker) = (state.clone(), tracker.clone());
         let saved = tokio::task::spawn_blocking(move || state.save(&tracker.store, Instant::now())).await;
         match saved {
-            Ok(Ok(())) => fine = true,
+            Ok(Ok(())) if !std::mem::replace(&mut fine, true) => tracing::info!("the swarms are saved again"),
             // Said once, until it has worked again.
             Ok(Err(error)) if std::mem::replace(&mut fine, false) => {
-                tracing::warn!(%error, "the swarms cannot be saved");
+                tracing::warn!(%error, "the swarms cannot be saved; what was saved last stays");
             }
             _ => {}
         }

@@ -29,7 +29,8 @@ pub async fn keep_access(index: Index, tracker: Arc<Tracker>, mut shutdown: watc
         let Ok((back, outcome)) = step.await else { return };
         known = back;
         if let Err(error) = outcome {
-            tracing::warn!(%error, "the index cannot be asked who may announce");
+            // The index itself warns, once.
+            tracing::debug!(%error, "the index cannot be asked who may announce");
         }
     }
 }

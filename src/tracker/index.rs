@@ -11,6 +11,7 @@ mod folders;
 mod health;
 mod history;
 mod people;
+mod place;
 mod schema;
 mod search;
 mod torrents;
@@ -18,7 +19,7 @@ mod words;
 mod writer;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,9 +33,11 @@ pub use people::{Person, Role};
 pub use search::{Found, Hit, MAX_QUERY_CHARS, PER_PAGE, Query, Sort};
 pub use torrents::{Added, Changes, Details, TorrentName, Upload};
 
+use super::complaint::Complaint;
 use crate::base::InfoHash;
 use crate::proto::metainfo::MetainfoError;
 use catalog::Catalog;
+use place::{Identity, Lies, Place};
 use writer::Writer;
 
 /// A database of torrents, open. Clones share it.
@@ -45,13 +48,16 @@ pub struct Index {
 
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
+    place: Arc<Place>,
     writer: Writer,
-    /// Idle connections; at most as many as calls were going on at a time.
-    readers: Mutex<Vec<Connection>>,
+    /// Idle connections, and the file that each reads; at most as many as calls were going on at a time, one at least.
+    readers: Mutex<Vec<(Identity, Connection)>>,
     catalog: RwLock<Catalog>,
     /// What the history has last of each swarm that is not empty; `None`: not read yet.
     written: Mutex<Option<HashMap<i64, history::Figures>>>,
+    /// What went wrong with reading and writing, so that it is told once.
+    reading: Complaint,
+    writing: Complaint,
 }
 
 /// Why the index could not do what it was asked.
@@ -74,6 +80,12 @@ pub enum IndexError {
         /// Of this program.
         known: usize,
     },
+    /// The disk has no room for it; what is there stays.
+    #[error("the disk is full")]
+    Full,
+    /// The disk takes nothing, or what it takes would be lost.
+    #[error("it cannot be written: {0}")]
+    Unwritable(String),
     /// The database, or the disk below it.
     #[error("the database: {0}")]
     Database(rusqlite::Error),
@@ -89,8 +101,16 @@ impl From<rusqlite::Error> for IndexError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::OperationInterrupted) => Self::TooLong,
+            Some(ErrorCode::DiskFull) => Self::Full,
             _ => Self::Database(error),
         }
+    }
+}
+
+impl IndexError {
+    /// Whether the database or what is below it is to blame, not whoever has asked.
+    fn is_trouble(&self) -> bool {
+        matches!(self, Self::Full | Self::Unwritable(_) | Self::Database(_) | Self::System(_) | Self::Closed)
     }
 }
 
@@ -102,12 +122,16 @@ impl Index {
     pub fn open(path: &Path) -> Result<Self, IndexError> {
         let connection = schema::open(path)?;
         let catalog = torrents::load(&connection)?;
+        let place = Arc::new(Place::of(path)?);
+        let reader = (place.ours(), schema::open_for_reading(path)?);
         let shared = Shared {
-            path: path.to_owned(),
-            writer: Writer::start(connection)?,
-            readers: Mutex::default(),
+            writer: Writer::start(connection, place.clone())?,
+            place,
+            readers: Mutex::new(vec![reader]),
             catalog: RwLock::new(catalog),
             written: Mutex::default(),
+            reading: Complaint::default(),
+            writing: Complaint::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -141,21 +165,63 @@ impl Index {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, IndexError> {
-        self.shared.writer.write(work)
+        let outcome = self.shared.writer.write(work);
+        match &outcome {
+            Err(error) if error.is_trouble() && self.shared.writing.wrong(Instant::now()) => {
+                tracing::warn!(path = %self.shared.place.path().display(), %error, "the index takes nothing until this is mended");
+            }
+            Ok(_) if self.shared.writing.fine() => tracing::info!("the index can be written again"),
+            _ => {}
+        }
+        outcome
     }
 
     /// Runs `work` with a connection that reads, for a bounded time.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, IndexError>) -> Result<T, IndexError> {
-        let idle = self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => schema::open_for_reading(&self.shared.path)?,
-        };
-        let deadline = Instant::now() + PATIENCE;
-        connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || Instant::now() > deadline))?;
-        let outcome = work(&connection);
-        self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        let outcome = self.reader().and_then(|(file, mut connection)| {
+            let deadline = Instant::now() + PATIENCE;
+            connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || Instant::now() > deadline))?;
+            let outcome = work(&connection);
+            self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push((file, connection));
+            outcome
+        });
+        match &outcome {
+            Err(error) if error.is_trouble() && self.shared.reading.wrong(Instant::now()) => {
+                tracing::warn!(path = %self.shared.place.path().display(), %error, "the index cannot be read");
+            }
+            Ok(_) if self.shared.reading.fine() => tracing::info!("the index can be read again"),
+            _ => {}
+        }
         outcome
+    }
+
+    /// A connection that reads our file. Where the file has lost its name no new one can be had, but those that are there
+    /// go on.
+    fn reader(&self) -> Result<(Identity, Connection), IndexError> {
+        let (place, deadline) = (&self.shared.place, Instant::now() + PATIENCE);
+        loop {
+            let idle = self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match idle {
+                Some(idle) if idle.0 == place.ours() => return Ok(idle),
+                // Of a file that was written anew.
+                Some(old) => {
+                    drop(old);
+                    continue;
+                }
+                None => {}
+            }
+            let ours = place.ours();
+            let opened = match place.look() {
+                Ok(Lies::Here) => schema::open_for_reading(place.path()),
+                Ok(_) => Err(IndexError::Unwritable("its file is not where it was".to_owned())),
+                Err(error) => Err(error.into()),
+            };
+            match opened {
+                Ok(connection) => return Ok((ours, connection)),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => std::thread::sleep(RETRY),
+            }
+        }
     }
 
     fn catalog<T>(&self, look: impl FnOnce(&Catalog) -> T) -> T {
@@ -179,5 +245,7 @@ fn unsigned(number: i64) -> u64 {
 
 /// A question that takes longer is given up: nobody waits for it, and others do.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait until another connection may be free.
+const RETRY: Duration = Duration::from_millis(10);
 /// Steps of SQLite's machine: well below a millisecond.
 const STEPS_BETWEEN_LOOKS: i32 = 5000;

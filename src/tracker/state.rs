@@ -2,8 +2,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::store::{Restored, SnapshotError, Store};
@@ -29,7 +30,7 @@ pub enum StateError {
 pub struct StateDir {
     directory: PathBuf,
     /// Holds the `flock`.
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 impl StateDir {
@@ -38,19 +39,10 @@ impl StateDir {
     /// # Errors
     /// [`StateError`].
     pub fn open(directory: &Path) -> Result<Self, StateError> {
-        let wrong = |path: &Path| {
-            let path = path.to_owned();
-            move |source| StateError::Io { path, source }
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrong(directory))?;
-        let path = directory.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let lock = lock.map_err(wrong(&path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(StateError::InUse(directory.to_owned())),
-            Err(TryLockError::Error(source)) => Err(StateError::Io { path, source }),
-        }
+        let wrong = |source| StateError::Io { path: directory.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrong)?;
+        let lock = Mutex::new(take_lock(directory)?);
+        Ok(Self { directory: directory.to_owned(), lock })
     }
 
     /// Where it is.
@@ -86,17 +78,56 @@ impl StateDir {
     /// Writes a snapshot beside the last one and puts it in that one's place when all of it is on the disk.
     ///
     /// # Errors
-    /// Those of the disk; the last snapshot is still there then.
+    /// Those of the disk; the last snapshot is still there then. Also when the directory is another one than at the start
+    /// and has become another tracker's: [`StateError`] inside.
     pub fn save(&self, store: &Store, now: Instant) -> io::Result<()> {
+        self.hold().map_err(|error| match error {
+            StateError::Io { path, source } => io::Error::new(source.kind(), format!("{}: {source}", path.display())),
+            error => io::Error::other(error),
+        })?;
         let fresh = self.directory.join("swarms.new");
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
-        store.save(now, unix_seconds(), &mut out)?;
-        out.flush()?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&fresh, self.directory.join(SNAPSHOT))?;
-        File::open(&self.directory)?.sync_all()
+        let written = write_snapshot(&fresh, store, now).and_then(|()| {
+            fs::rename(&fresh, self.directory.join(SNAPSHOT))?;
+            File::open(&self.directory)?.sync_all()
+        });
+        if written.is_err() {
+            // Half of one only takes the room that others lack.
+            let _ = fs::remove_file(&fresh);
+        }
+        written
     }
+
+    /// Takes the lock anew where somebody has removed the directory and made it again.
+    fn hold(&self) -> Result<(), StateError> {
+        let path = self.directory.join("lock");
+        let wrong = |source| StateError::Io { path: path.clone(), source };
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = lock.metadata().map_err(wrong)?;
+        match fs::metadata(&path) {
+            Ok(found) if (found.dev(), found.ino()) == (held.dev(), held.ino()) => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(wrong(error)),
+            _ => *lock = take_lock(&self.directory)?,
+        }
+        Ok(())
+    }
+}
+
+fn take_lock(directory: &Path) -> Result<File, StateError> {
+    let path = directory.join("lock");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    match lock.map(|lock| (lock.try_lock(), lock)) {
+        Ok((Ok(()), lock)) => Ok(lock),
+        Ok((Err(TryLockError::WouldBlock), _)) => Err(StateError::InUse(directory.to_owned())),
+        Ok((Err(TryLockError::Error(source)), _)) | Err(source) => Err(StateError::Io { path, source }),
+    }
+}
+
+fn write_snapshot(path: &Path, store: &Store, now: Instant) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
+    store.save(now, unix_seconds(), &mut out)?;
+    out.flush()?;
+    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
 fn unix_seconds() -> u64 {

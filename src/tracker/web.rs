@@ -99,7 +99,8 @@ pub async fn keep_history(index: Index, tracker: Arc<Tracker>, mut shutdown: wat
         let sampled = tokio::task::spawn_blocking(move || index.sample(&tracker.store, std::time::SystemTime::now()));
         match sampled.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the history of the index cannot be written"),
+            // The index itself warns, once.
+            Ok(Err(error)) => tracing::debug!(%error, "the history of the index cannot be written"),
             // Its panic is logged already.
             Err(_) => {}
         }

@@ -1,5 +1,6 @@
 //! The index as a whole: `btfs tracker` with its tokens and users, `btfs publish`, announces, kills.
 
+mod disks;
 mod folder;
 mod kills;
 

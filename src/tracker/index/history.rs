@@ -63,7 +63,12 @@ impl Index {
         // In small transactions: an upload waits for one of them, not for all.
         for some in changed.chunks(ROWS_TOGETHER) {
             let some = some.to_vec();
-            self.write(move |connection| write_samples(connection, &some, time))?;
+            let outcome = self.write(move |connection| write_samples(connection, &some, time));
+            if outcome.is_err() {
+                // What counts is what the database has.
+                *self.shared.written.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            outcome?;
         }
         let (first, last) =
             self.catalog(|catalog| (catalog.all().first().map(|t| t.id), catalog.all().last().map(|t| t.id)));

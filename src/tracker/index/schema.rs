@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::IndexError;
@@ -29,6 +30,8 @@ pub(super) fn open_as_of(path: &Path, version: usize) -> Result<Connection, Inde
 pub(super) fn open_for_reading(path: &Path) -> Result<Connection, IndexError> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     prepare(&connection)?;
+    // It may be the last one that has a file open whose name is another's by now.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
 }
 

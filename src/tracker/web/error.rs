@@ -29,6 +29,8 @@ pub(super) enum PageError {
     TooLong,
     #[error("too many ask at once; try again in a moment")]
     Busy,
+    #[error("there is no room for it: the disk of this server is full, and nothing of this was kept; try again later")]
+    Full,
     #[error("the index cannot be used at the moment; its operator finds the reason in the log")]
     Broken,
 }
@@ -54,6 +56,7 @@ impl PageError {
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
             Self::Origin => StatusCode::FORBIDDEN,
+            Self::Full => StatusCode::INSUFFICIENT_STORAGE,
             Self::TooLong | Self::Busy | Self::Broken => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -66,7 +69,7 @@ impl PageError {
             Self::Token => "Not allowed",
             Self::Host | Self::Origin => "Refused",
             Self::TooLong | Self::Busy => "Busy",
-            Self::Broken => "Out of order",
+            Self::Full | Self::Broken => "Out of order",
         }
     }
 
@@ -102,8 +105,10 @@ impl From<IndexError> for PageError {
         match error {
             IndexError::Torrent(error) => Self::Bad(format!("this is no usable torrent: {error}")),
             IndexError::TooLong => Self::TooLong,
+            IndexError::Full => Self::Full,
             error => {
-                tracing::error!(%error, "a page cannot be made");
+                // The index itself warns, once.
+                tracing::debug!(%error, "a page cannot be made");
                 Self::Broken
             }
         }
