@@ -171,8 +171,33 @@ pub fn own_ip() -> IpAddr {
 
 /// An address of its own with a port that is free now.
 pub fn own_addr() -> SocketAddr {
-    let ip = own_ip();
+    free_addr(own_ip())
+}
+
+/// This address with a port that is free now.
+pub fn free_addr(ip: IpAddr) -> SocketAddr {
     TcpListener::bind((ip, 0)).expect("a free port").local_addr().unwrap()
+}
+
+/// Runs a test in a network of its own that has these addresses (with the length of their prefix) beside loopback. What
+/// it starts is in there, too. As root only.
+pub fn in_own_network(addresses: &[&str], test: impl FnOnce() + Send + 'static) {
+    let mut commands = vec![vec!["link", "set", "lo", "up"]];
+    commands.extend(addresses.iter().map(|address| match address.contains(':') {
+        true => vec!["address", "add", address, "dev", "lo", "nodad"],
+        false => vec!["address", "add", address, "dev", "lo"],
+    }));
+    std::thread::scope(|scope| {
+        // It holds for the thread that asks for it, and for its children.
+        let thread = scope.spawn(move || {
+            // SAFETY: no pointers; this thread has no socket yet.
+            let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(entered, 0, "a network of its own: {}", std::io::Error::last_os_error());
+            commands.iter().for_each(|words| _ = run(Command::new("ip").args(words)));
+            test();
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
 }
 
 /// Runs a command to its end; it must be fine.

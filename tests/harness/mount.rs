@@ -54,7 +54,12 @@ impl World {
     /// As [`seed`](Self::seed), dialling these peers.
     #[track_caller]
     pub fn seed_to(&self, torrent: &Torrent, peers: &[std::net::SocketAddr]) -> Seed {
-        let addr = super::own_addr();
+        self.seed_at(super::own_addr(), torrent, peers)
+    }
+
+    /// As [`seed_to`](Self::seed_to), with an address of the caller's.
+    #[track_caller]
+    pub fn seed_at(&self, addr: std::net::SocketAddr, torrent: &Torrent, peers: &[std::net::SocketAddr]) -> Seed {
         let mut command = self.btfs();
         command.arg("seed").arg(&torrent.file).arg(&torrent.data);
         command.arg("--bind").arg(addr.ip().to_string()).arg("--port").arg(addr.port().to_string());

@@ -125,10 +125,26 @@ impl World {
     /// Starts one that has, or is to fill, `directory`.
     #[track_caller]
     pub fn transmission(&self, torrent: &Torrent, directory: &Path) -> Transmission {
-        let (addr, rpc) = (own_addr(), own_addr());
-        let home = self.directory(format!("transmission-{}", addr.ip()));
+        let addr = own_addr();
+        self.transmission_bound(torrent, directory, addr, &addr.ip().to_string(), "::1")
+    }
+
+    /// As [`transmission`](Self::transmission), with an address in each family to listen at and to announce from. It asks
+    /// HTTP trackers from the first that is not "any".
+    #[track_caller]
+    pub fn transmission_bound(
+        &self,
+        torrent: &Torrent,
+        directory: &Path,
+        addr: SocketAddr,
+        ipv4: &str,
+        ipv6: &str,
+    ) -> Transmission {
+        let rpc = own_addr();
+        let home = self.directory(format!("transmission-{}", rpc.ip()));
         let settings = json!({
-            "bind-address-ipv4": addr.ip(), "peer-port": addr.port(), "download-dir": directory, "encryption": 0,
+            "bind-address-ipv4": ipv4, "bind-address-ipv6": ipv6, "peer-port": addr.port(),
+            "download-dir": directory, "encryption": 0,
             "dht-enabled": false, "lpd-enabled": false, "utp-enabled": false, "pex-enabled": false,
             "port-forwarding-enabled": false, "ratio-limit-enabled": false, "preallocation": 0,
             "rpc-bind-address": rpc.ip(), "rpc-port": rpc.port(), "rpc-whitelist-enabled": false,
@@ -200,18 +216,18 @@ impl World {
     /// Starts one that has (`seeds`), or is to fill, `directory`. A leecher ends by itself when it has all.
     #[track_caller]
     pub fn aria2(&self, torrent: &Torrent, directory: &Path, seeds: bool) -> Aria2 {
-        self.aria2_with(torrent, directory, seeds, &[])
+        self.aria2_at(own_addr(), torrent, directory, seeds, &[])
     }
 
-    /// As [`aria2`](Self::aria2), with further options.
+    /// As [`aria2`](Self::aria2), with an address of the caller's and further options.
     #[track_caller]
-    pub fn aria2_with(&self, torrent: &Torrent, directory: &Path, seeds: bool, more: &[&str]) -> Aria2 {
-        let addr = own_addr();
+    pub fn aria2_at(&self, addr: SocketAddr, torrent: &Torrent, directory: &Path, seeds: bool, more: &[&str]) -> Aria2 {
         let mut command = Command::new("aria2c");
         self.surround(&mut command);
         command.args(["--no-conf", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
         command.args(["--enable-peer-exchange=false", "--file-allocation=none", "--summary-interval=0"]);
-        command.args(["--show-console-readout=false", "--console-log-level=notice", "--disable-ipv6=true"]);
+        command.args(["--show-console-readout=false", "--console-log-level=notice"]);
+        command.arg(format!("--disable-ipv6={}", addr.is_ipv4()));
         command.arg(format!("--interface={}", addr.ip()));
         command.arg(format!("--listen-port={}", addr.port()));
         command.arg("-d").arg(directory);
@@ -221,7 +237,7 @@ impl World {
             command.args(["--seed-time=0"]);
         }
         command.args(more).arg(&torrent.file);
-        let process = Process::start(&mut command, &self.path(format!("aria2-{}.log", addr.ip())));
+        let process = Process::start(&mut command, &self.path(format!("aria2-{}.log", addr.port())));
         let mut started = Aria2 { process, addr };
         wait_for("aria2 listens", START, || {
             started.process.assert_alive();

@@ -39,14 +39,24 @@ impl World {
     /// Starts one that has, or is to fill, `directory`, and dials these peers.
     #[track_caller]
     pub fn rqbit(&self, torrent: &Torrent, directory: &Path, peers: &[SocketAddr]) -> Rqbit {
-        let (addr, http) = (own_addr(), own_addr());
+        self.rqbit_at(own_addr(), torrent, directory, peers)
+    }
+
+    /// As [`rqbit`](Self::rqbit), with an address of the caller's. Trackers it asks from 127.0.0.1 or `::1`, whatever that is.
+    #[track_caller]
+    pub fn rqbit_at(&self, addr: SocketAddr, torrent: &Torrent, directory: &Path, peers: &[SocketAddr]) -> Rqbit {
+        let http = own_addr();
         let mut command = Command::new(program());
         self.surround(&mut command);
-        command.args(["-v", "warn", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd", "--ipv4-only"]);
+        command.args(["-v", "warn", "--disable-dht", "--disable-upnp-port-forward", "--disable-lsd"]);
+        if addr.is_ipv4() {
+            command.arg("--ipv4-only");
+        }
         command.arg("--listen-ip").arg(addr.ip().to_string()).arg("--listen-port").arg(addr.port().to_string());
+        command.arg("--announce-port").arg(addr.port().to_string());
         command.arg("--http-api-listen-addr").arg(http.to_string());
         command.args(["server", "start", "--disable-persistence"]).arg(directory);
-        let process = Process::start(&mut command, &self.path(format!("rqbit-{}.log", addr.ip())));
+        let process = Process::start(&mut command, &self.path(format!("rqbit-{}.log", http.ip())));
         let mut started = Rqbit { process, addr, http };
         wait_until("rqbit answers", START, || {
             started.process.assert_alive();

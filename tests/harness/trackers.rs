@@ -116,6 +116,12 @@ impl OwnTracker {
         serde_json::from_str(answer.split_once("\r\n\r\n").expect("a head").1).unwrap()
     }
 
+    /// Waits until it knows of so many peers.
+    #[track_caller]
+    pub fn wait_known(&mut self, peers: u64, bound: Duration) {
+        wait_until(&format!("{peers} peers have announced"), bound, || self.stats()["peers"] == peers);
+    }
+
     /// Waits until it knows of so many seeds and leechers.
     #[track_caller]
     pub fn wait_peers(&mut self, seeds: u64, leechers: u64, bound: Duration) {
