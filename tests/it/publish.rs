@@ -3,6 +3,7 @@
 mod disks;
 mod folder;
 mod kills;
+mod power;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -30,6 +31,8 @@ fn say(room: &Path, arguments: &[&str]) -> String {
 /// A tracker that listens.
 struct Running {
     child: Child,
+    /// Of the tracker, whoever has started it.
+    pid: u32,
     addr: String,
 }
 
@@ -37,11 +40,18 @@ impl Running {
     fn start(room: &Path, more: &[&str]) -> Self {
         let mut command = btfs(room, &["tracker", "--json", "--listen", "127.0.0.1:0"]);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(room.join("log")).unwrap();
-        let mut child = command.args(more).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        command.args(more).stderr(log);
+        Self::spawn(command)
+    }
+
+    /// What runs `btfs tracker --json` somehow.
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said: serde_json::Value = serde_json::from_str(&line).expect("it listens");
-        Self { child, addr: said["listen"][0].as_str().unwrap().to_owned() }
+        let pid = said["pid"].as_u64().unwrap() as u32;
+        Self { child, pid, addr: said["listen"][0].as_str().unwrap().to_owned() }
     }
 
     fn get(&self, path: &str) -> String {
