@@ -6,6 +6,7 @@
 mod access;
 mod admission;
 mod complaint;
+mod crowd;
 mod forwarded;
 mod http;
 pub mod index;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 
 pub use access::{Access, Refusal};
 pub use admission::{admit_listed, keep_access};
+pub use crowd::Bounds;
 pub use http::Requester;
 pub use listen::{ListenError, Sockets};
 pub use state::{StateDir, StateError};
@@ -78,6 +80,8 @@ pub struct ServeConfig {
     pub pages: Option<Router>,
     /// Reverse proxies that are believed whom they speak for (`X-Forwarded-For`).
     pub trusted_proxies: Vec<IpNet>,
+    /// What one address may have at a time; trusted proxies are not bound.
+    pub bounds: Bounds,
 }
 
 /// Answers until `shutdown` becomes true or its sender is gone; then what is being answered gets a second.

@@ -31,7 +31,7 @@ use crate::control::{Changes, Common, Seeding};
 use crate::engine::Fill;
 use crate::tracker::index::Index;
 use crate::tracker::web::{PagesConfig, keep_history, pages};
-use crate::tracker::{ServeConfig, Sockets, StateDir, StoreConfig, Tracker, serve};
+use crate::tracker::{Bounds, ServeConfig, Sockets, StateDir, StoreConfig, Tracker, serve};
 
 /// What can stand after `btfs share`.
 #[derive(Debug, clap::Args)]
@@ -220,9 +220,10 @@ impl Desk {
             public_url: None,
             names: args.public_name.iter().cloned().chain(own_names()).collect(),
             open_upload: false,
+            bounds: Bounds::usual(),
         };
         let pages = Some(pages(self.index.clone(), self.tracker.clone(), config));
-        let config = ServeConfig { pages, trusted_proxies: Vec::new() };
+        let config = ServeConfig { pages, trusted_proxies: Vec::new(), bounds: Bounds::usual() };
         runtime.spawn(keep_history(self.index.clone(), self.tracker.clone(), stopped.clone()));
         let sockets = self.sockets.take().expect("it is served once");
         let tracker = self.tracker.clone();

@@ -110,6 +110,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     let config = ServeConfig {
         pages: Some(pages(index.clone(), tracker.clone(), settings.pages())),
         trusted_proxies: settings.trusted_proxies(),
+        bounds: settings.bounds(),
     };
     // They end with this.
     let _watching = takers.into_iter().map(Taker::start).collect::<Result<Vec<_>, _>>().context("threads")?;

@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 use tower::ServiceExt;
 
 use super::access::Refusal;
+use super::crowd::{Bounds, Crowd, Guest};
 use super::stats::count;
 use super::store::Announce;
 use super::{NO_ROOM, ServeConfig, Tracker, forwarded, udp};
@@ -43,11 +44,15 @@ pub(super) struct Http {
     tracker: Arc<Tracker>,
     config: ServeConfig,
     slots: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
 }
 
 impl Http {
     pub(super) fn new(tracker: Arc<Tracker>, config: ServeConfig) -> Self {
-        Self { tracker, config, slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+        let mut bounds: Bounds = config.bounds.clone();
+        bounds.exempt.extend_from_slice(&config.trusted_proxies);
+        let crowd = Arc::new(Crowd::new(bounds));
+        Self { tracker, config, slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)), crowd }
     }
 }
 
@@ -66,10 +71,22 @@ pub(super) async fn listen(listener: TcpListener, http: Arc<Http>, mut shutdown:
                 (listener.accept().await, slot)
             } => match accepted {
                 Ok((stream, peer)) => {
+                    let Some(place) = http.crowd.enter(peer.ip()) else {
+                        count(&http.tracker.stats.http.refused, 1);
+                        // It fits into the socket's empty buffer, or is not said.
+                        let _ = stream.try_write(CROWDED);
+                        continue;
+                    };
                     let (http, ending) = (http.clone(), ending.clone());
                     connections.spawn(async move {
-                        converse(stream, peer, http, ending).await;
-                        drop(slot);
+                        // Cancel-safe: whoever has to leave is let go of as it is, waiting for a request.
+                        tokio::select! {
+                            () = converse(stream, peer, http, place.guest(), ending) => {}
+                            () = place.guest().has_to_leave() => {
+                                tracing::debug!(%peer, "tracker connection made room for another of its address");
+                            }
+                        }
+                        drop((place, slot));
                     });
                 }
                 // Out of descriptors, or the peer has gone again: the next one, a little later.
@@ -84,10 +101,19 @@ pub(super) async fn listen(listener: TcpListener, http: Arc<Http>, mut shutdown:
     let _ = tokio::time::timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, http: Arc<Http>, mut ending: watch::Receiver<bool>) {
+async fn converse(
+    stream: TcpStream,
+    peer: SocketAddr,
+    http: Arc<Http>,
+    guest: &Guest,
+    mut ending: watch::Receiver<bool>,
+) {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let http = http.clone();
-        async move { Ok::<_, Infallible>(respond(request, peer, &http).await) }
+        async move {
+            let _busy = guest.answered();
+            Ok::<_, Infallible>(respond(request, peer, &http).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -356,4 +382,8 @@ const MAX_QUERY_BYTES: usize = 8 << 10;
 /// More than the longest URI that hyper takes (64 KiB), so that too long a one gets its 414.
 const MAX_BUFFER_BYTES: usize = 80 << 10;
 const MAX_CONNECTIONS: usize = 4096;
+/// What one is told who has too many connections.
+const CROWDED: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 42\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\r\ntoo many connections from this address now";
 const MAX_SCRAPED: usize = 100;

@@ -26,8 +26,9 @@ use axum::{Router, extract::State};
 use tokio::sync::{Semaphore, watch};
 
 use self::error::PageError;
-use super::Tracker;
+use super::crowd::Turns;
 use super::index::{Hashes, Index, IndexError, SAMPLE_EVERY};
+use super::{Bounds, Tracker};
 
 /// How the pages behave.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +41,8 @@ pub struct PagesConfig {
     pub names: Vec<String>,
     /// Whether anybody may upload, without a token.
     pub open_upload: bool,
+    /// How many uploads of one address are read at a time.
+    pub bounds: Bounds,
 }
 
 /// What all requests share.
@@ -55,6 +58,8 @@ struct Shared {
     questions: Semaphore,
     /// Uploads at a time: each may take as much memory as three times the longest torrent.
     uploads: Semaphore,
+    /// And of one address.
+    turns: Turns,
 }
 
 /// The pages of an index, for the tracker's HTTP server.
@@ -62,6 +67,7 @@ pub fn pages(index: Index, tracker: Arc<Tracker>, config: PagesConfig) -> Router
     let shared = Shared {
         index,
         tracker,
+        turns: Turns::at_uploads(config.bounds.clone()),
         config,
         questions: Semaphore::new(MAX_QUESTIONS),
         uploads: Semaphore::new(MAX_UPLOADS),

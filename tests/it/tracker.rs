@@ -1,6 +1,7 @@
 //! The tracker over real sockets: every request of the corpus, honest clients, slow and greedy ones.
 
 mod command;
+mod hogs;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -279,28 +280,6 @@ async fn an_upload_that_falls_silent_is_dropped() {
     let closed = tokio::time::timeout(Duration::from_secs(25), stream.read_to_end(&mut answer)).await;
     assert!(closed.is_ok(), "still open after 25 s");
     assert!(!answer.starts_with(b"HTTP/1.1 2") && !answer.starts_with(b"HTTP/1.1 5"), "{answer:?}");
-}
-
-#[tokio::test]
-async fn slow_clients_are_dropped_and_keep_nobody_waiting() {
-    let server = Server::start().await;
-    let started = Instant::now();
-    let mut slow = Vec::new();
-    for _ in 0..150 {
-        let mut stream = TcpStream::connect(server.addr).await.unwrap();
-        stream.write_all(b"GET /announce?info_hash=").await.unwrap();
-        slow.push(stream);
-    }
-    let polite = Instant::now();
-    peers(&server.announce(1000, "&left=0").await);
-    // Those are given 15 s each: nobody waits for one of them.
-    assert!(polite.elapsed() < Duration::from_secs(10));
-    for mut stream in slow {
-        let left = PATIENCE.saturating_sub(started.elapsed()).max(Duration::from_secs(1));
-        // Whatever it says, it closes.
-        let closed = tokio::time::timeout(left, stream.read_to_end(&mut Vec::new())).await;
-        assert!(closed.is_ok(), "still open after {PATIENCE:?}");
-    }
 }
 
 /// A head must come within 15 s; the rest is for a busy machine.

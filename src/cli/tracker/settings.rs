@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::Args;
 use crate::cli::exit::UsageError;
 use crate::tracker::web::PagesConfig;
-use crate::tracker::{Sockets, StoreConfig};
+use crate::tracker::{Bounds, Sockets, StoreConfig};
 
 /// The file's keys. A key that is none of these is an error, so a typo is one.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -32,12 +32,14 @@ pub(super) struct Settings {
     pub(super) snapshot_seconds: u32,
     pub(super) max_torrents: usize,
     pub(super) max_peers_per_torrent: usize,
+    pub(super) connections_per_address: usize,
+    pub(super) uploads_per_address: usize,
     pub(super) udp_threads: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let store = StoreConfig::default();
+        let (store, bounds) = (StoreConfig::default(), Bounds::usual());
         Self {
             listen: vec![Listen { ip: None, port: Sockets::usual()[0].port() }],
             state_dir: None,
@@ -52,6 +54,8 @@ impl Default for Settings {
             snapshot_seconds: 300,
             max_torrents: store.max_torrents,
             max_peers_per_torrent: store.max_peers,
+            connections_per_address: bounds.connections,
+            uploads_per_address: bounds.uploads,
             udp_threads: 0,
         }
     }
@@ -177,6 +181,14 @@ impl Settings {
             format!("max-peers-per-torrent = {}", self.max_peers_per_torrent),
         );
         option(
+            "HTTP connections that one address may have at a time; IPv6: a network of 64 bits; 0: no bound.\nOf more than this, one that waits for a request makes room. This machine's own addresses and proxies that are\nbelieved have no bound.",
+            format!("connections-per-address = {}", self.connections_per_address),
+        );
+        option(
+            "Uploads to the index that are read at a time from one address; others wait; 0: no bound.",
+            format!("uploads-per-address = {}", self.uploads_per_address),
+        );
+        option(
             "Threads that answer UDP, for each address family; 0: one for each core.",
             format!("udp-threads = {}", self.udp_threads),
         );
@@ -199,7 +211,15 @@ impl Settings {
             public_url: self.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
             names: self.public_name.iter().cloned().chain(own_names()).collect(),
             open_upload: self.open_upload,
+            bounds: self.bounds(),
         }
+    }
+
+    /// What one address may have.
+    pub(super) fn bounds(&self) -> Bounds {
+        let mut bounds = Bounds::usual();
+        bounds.exempt.extend(self.trusted_proxies());
+        Bounds { connections: self.connections_per_address, uploads: self.uploads_per_address, ..bounds }
     }
 
     pub(super) fn snapshot(&self) -> Duration {
@@ -375,6 +395,8 @@ mod tests {
             snapshot_seconds: 1,
             max_torrents: 2,
             max_peers_per_torrent: 3,
+            connections_per_address: 5,
+            uploads_per_address: 6,
             udp_threads: 4,
         };
         assert_eq!(Settings::parse(&other.to_toml()), Ok(other));

@@ -11,13 +11,13 @@ use askama::Template;
 use axum::body::Body;
 use axum::extract::multipart::{Field, Multipart};
 use axum::extract::{Extension, FromRequest, Request, State};
+use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use bytes::{Bytes, BytesMut};
 use hyper::body::Body as _;
 use serde::Serialize;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 
 use super::error::{JsonError, PageError};
 use super::guard::Authority;
@@ -25,6 +25,7 @@ use super::view;
 use super::{PATIENCE, Shown, Site, SiteState};
 use crate::base::size;
 use crate::proto::metainfo::MAX_TORRENT_BYTES;
+use crate::tracker::Requester;
 use crate::tracker::index::Added;
 
 #[derive(Template)]
@@ -55,9 +56,10 @@ pub(super) async fn submit(
     Extension(authority): Extension<Authority>,
     request: Request,
 ) -> Response {
+    let requester = request.extensions().get().copied();
     let taken = match Multipart::from_request(request, &()).await {
         Ok(mut multipart) => {
-            let taken = take_form(&site, &mut multipart).await;
+            let taken = take_form(&site, requester, &mut multipart).await;
             if taken.is_err() {
                 // Bounded by the connection's life as well.
                 let _ = tokio::time::timeout(LAST_BYTES, drain(&mut multipart)).await;
@@ -78,7 +80,7 @@ pub(super) async fn submit(
     }
 }
 
-async fn take_form(site: &Site, form: &mut Multipart) -> Result<Added, PageError> {
+async fn take_form(site: &Site, requester: Option<Requester>, form: &mut Multipart) -> Result<Added, PageError> {
     let broken = |_| PageError::Bad("the form did not come whole".to_owned());
     let mut uploader = None;
     while let Some(mut field) = form.next_field().await.map_err(broken)? {
@@ -95,7 +97,7 @@ async fn take_form(site: &Site, form: &mut Multipart) -> Result<Added, PageError
                     Some(uploader) => uploader,
                     None => judge(site, None).await?,
                 };
-                let _turn = turn(site).await?;
+                let _turn = turn(site, requester).await?;
                 let file = read(&mut field, MAX_TORRENT_BYTES).await?;
                 if file.is_empty() {
                     return Err(PageError::Bad("choose a .torrent file".to_owned()));
@@ -148,9 +150,11 @@ struct Published {
 pub(super) async fn api(
     State(site): SiteState,
     Extension(authority): Extension<Authority>,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Result<Response, JsonError> {
+    let requester = request.extensions().get().copied();
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > MAX_TORRENT_BYTES as u64) {
         return Err(PageError::TooLarge.into());
@@ -158,7 +162,7 @@ pub(super) async fn api(
     let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let uploader = judge(&site, token.map(str::to_owned)).await?;
     let added = {
-        let _turn = turn(&site).await?;
+        let _turn = turn(&site, requester).await?;
         add(&site, whole(body).await?, uploader).await?
     };
     let base = view::base(site.config(), &authority);
@@ -197,11 +201,19 @@ async fn judge(site: &Site, token: Option<String>) -> Result<Option<String>, Pag
     if known.is_some() || site.config().open_upload { Ok(known) } else { Err(PageError::Token) }
 }
 
-/// Waits until few enough upload.
-async fn turn(site: &Site) -> Result<SemaphorePermit<'_>, PageError> {
-    let turn = tokio::time::timeout(PATIENCE, site.0.uploads.acquire()).await;
-    turn.map_err(|_| PageError::Busy)?.map_err(|_| PageError::Busy)
+/// Waits until few enough upload, of this address and of all.
+async fn turn(site: &Site, requester: Option<Requester>) -> Result<Turn<'_>, PageError> {
+    let turn = tokio::time::timeout(PATIENCE, async {
+        let own = match requester {
+            Some(Requester(ip)) => site.0.turns.wait(ip).await,
+            None => None,
+        };
+        site.0.uploads.acquire().await.map(|turn| (own, turn))
+    });
+    turn.await.map_err(|_| PageError::Busy)?.map_err(|_| PageError::Busy)
 }
+
+type Turn<'s> = (Option<OwnedSemaphorePermit>, SemaphorePermit<'s>);
 
 /// Adds it. Goes on to its end even when whoever has asked is gone: a turn of the database's threads of its own.
 async fn add(site: &Site, file: Bytes, uploader: Option<String>) -> Result<Added, PageError> {

@@ -4,6 +4,8 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use btfs::proto::metainfo::MAX_TORRENT_BYTES;
 use btfs::tracker::web::PagesConfig;
+use btfs::tracker::{Bounds, Requester};
+use tower::ServiceExt;
 
 use super::{Answer, Site};
 use crate::index::torrents::{Torrent, named};
@@ -148,4 +150,47 @@ async fn what_is_larger_than_a_torrent_is_not_read() {
     let answer = submit(&site, &parts).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(answer.text().contains("role=\"alert\""));
+}
+
+#[tokio::test]
+async fn one_address_has_one_turn_at_a_time_and_others_theirs() {
+    let bounds = Bounds { uploads: 1, ..Bounds::usual() };
+    let site = Site::with(PagesConfig { open_upload: true, bounds, ..PagesConfig::default() });
+    let request = |ip: &str, body: Body| {
+        let mut request = Request::post("/api/torrents").header("host", "127.0.0.1:6969").body(body).unwrap();
+        request.extensions_mut().insert(Requester(ip.parse().unwrap()));
+        request
+    };
+    // Its file never comes to an end.
+    let (begun, asked) = tokio::sync::oneshot::channel();
+    let endless = Endless(Some(begun));
+    let router = site.router.clone();
+    let hog = tokio::spawn(router.oneshot(request("2001:db8::1", Body::new(endless))));
+    asked.await.unwrap();
+    let upload = async |ip: &str, name: &str| site.send(request(ip, Body::from(named(name).bytes()))).await.status;
+    assert_eq!(upload("2001:db8:0:1::1", "other network").await, StatusCode::CREATED);
+    assert_eq!(upload("192.0.2.1", "other family").await, StatusCode::CREATED);
+    assert_eq!(upload("127.0.0.1", "this machine").await, StatusCode::CREATED);
+    assert_eq!(upload("2001:db8::2", "same network").await, StatusCode::SERVICE_UNAVAILABLE);
+    hog.abort();
+    assert!(hog.await.is_err());
+    assert_eq!(upload("2001:db8::2", "same network").await, StatusCode::CREATED);
+}
+
+/// A body that says when it is asked for, and then nothing.
+struct Endless(Option<tokio::sync::oneshot::Sender<()>>);
+
+impl axum::body::HttpBody for Endless {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        if let Some(begun) = self.0.take() {
+            let _ = begun.send(());
+        }
+        std::task::Poll::Pending
+    }
 }
