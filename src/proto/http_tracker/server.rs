@@ -32,6 +32,9 @@ pub enum RequestError {
     /// `port` is missing or not between 1 and 65535.
     #[error("port is not between 1 and 65535")]
     Port,
+    /// `left` has more digits than any number of bytes.
+    #[error("left is no number of bytes")]
+    Left,
     /// A percent code is cut off or not hexadecimal.
     #[error("a percent code is malformed")]
     Percent,
@@ -39,7 +42,7 @@ pub enum RequestError {
 
 /// Reads the query of an announce, as it stands behind the `?`.
 ///
-/// Numbers that are missing or make no sense count as 0 (`left`: as "all"), `numwant` is cut to [`MAX_NUMWANT`], an
+/// Numbers that are missing or make no sense count as 0 (`left`: as "all", but one of more than 20 digits is refused), `numwant` is cut to [`MAX_NUMWANT`], an
 /// unknown `event` counts as none. `ip` is ignored: the address is the connection's. Of other parameters the first counts.
 ///
 /// # Errors
@@ -74,6 +77,11 @@ pub fn parse_announce(query: &[u8]) -> Result<AnnounceRequest, RequestError> {
         _ => AnnounceEvent::Periodic,
     };
     let port = number(fields.port).and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0);
+    // Some that do not know it yet say -1, or as much as fits; nobody has a reason for more digits.
+    let left = match fields.left {
+        Some(text) if text.len() > MAX_DIGITS => return Err(RequestError::Left),
+        text => number(text).unwrap_or(u64::MAX),
+    };
     let numwant = match fields.numwant {
         Some(text) if text.starts_with(b"-") => DEFAULT_NUMWANT,
         text => number(text).map_or(DEFAULT_NUMWANT, |number| number.min(u64::from(MAX_NUMWANT)) as u32),
@@ -82,9 +90,9 @@ pub fn parse_announce(query: &[u8]) -> Result<AnnounceRequest, RequestError> {
         info_hash: InfoHash::from_slice(&info_hash).ok_or(RequestError::InfoHash)?,
         peer_id: PeerId::from_slice(&peer_id).ok_or(RequestError::PeerId)?,
         port: port.ok_or(RequestError::Port)?,
+        left,
         uploaded: number(fields.uploaded).unwrap_or(0),
         downloaded: number(fields.downloaded).unwrap_or(0),
-        left: number(fields.left).unwrap_or(u64::MAX),
         event,
         numwant,
         key: fields.key.and_then(|text| u32::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()),
@@ -229,3 +237,6 @@ fn percent_decode(text: &[u8]) -> Result<Cow<'_, [u8]>, RequestError> {
     }
     Ok(Cow::Owned(out))
 }
+
+/// Those of 2^64.
+const MAX_DIGITS: usize = 20;

@@ -194,12 +194,18 @@ fn recorded_requests_have_their_outcome() {
         ("htreq-port-0", RequestError::Port),
         ("htreq-port-65536", RequestError::Port),
         ("htreq-dup-infohash", RequestError::TwoInfoHashes),
+        ("htreq-left-huge", RequestError::Left),
     ] {
         assert_eq!(announce(name), Err(error), "{name}");
     }
     assert_eq!(announce("htreq-numwant-neg").unwrap().numwant, 50);
     assert_eq!(announce("htreq-numwant-huge").unwrap().numwant, MAX_NUMWANT);
-    assert_eq!(announce("htreq-left-huge").unwrap().left, u64::MAX);
+    let bare = "info_hash=AAAAAAAAAAAAAAAAAAAA&peer_id=AAAAAAAAAAAAAAAAAAAA&port=1";
+    for (left, expected) in
+        [("", u64::MAX), ("&left=-1", u64::MAX), ("&left=18446744073709551616", u64::MAX), ("&left=0", 0)]
+    {
+        assert_eq!(parse_announce(format!("{bare}{left}").as_bytes()).unwrap().left, expected, "{left}");
+    }
     assert_eq!(announce("htreq-event-garbage").unwrap().event, AnnounceEvent::Periodic);
     assert_eq!(announce("htreq-ip-spoof").unwrap(), ok, "the ip parameter changes nothing");
 }

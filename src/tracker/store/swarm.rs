@@ -98,8 +98,8 @@ impl<const N: usize> Swarm<N> {
         };
         let plausible = |bytes: u64| if bytes > MAX_STEP_BYTES { 0 } else { bytes };
         let booked = Booked {
-            // Counted once a peer, however often it says so.
-            completed: said.event == Event::Completed && !was_seed,
+            // Counted once a peer, however often it says so, and of those who lack something not at all.
+            completed: said.event == Event::Completed && said.complete && !was_seed,
             uploaded: plausible(since(before.map(|peer| peer.uploaded()), said.uploaded)),
             downloaded: plausible(since(before.map(|peer| peer.downloaded()), said.downloaded)),
         };

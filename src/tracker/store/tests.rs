@@ -66,6 +66,15 @@ fn seeds_get_leechers_only_and_nobody_gets_himself() {
 }
 
 #[test]
+fn a_download_is_completed_once_by_whoever_lacks_nothing() {
+    let (store, now) = filled(0, 1);
+    let said = |complete| Announce { event: Event::Completed, ..announce("10.0.0.1:1", complete) };
+    for (complete, completed) in [(false, 0), (false, 0), (true, 1), (true, 1)] {
+        assert_eq!(told(&store, now, &said(complete)).0.completed, completed);
+    }
+}
+
+#[test]
 fn the_families_are_apart_and_mapped_addresses_are_ipv4() {
     let (store, now) = filled(1, 0);
     let (counts, peers) = told(&store, now, &announce("[fd00::1]:9", false));
@@ -271,7 +280,7 @@ proptest! {
             if event == Event::Stopped {
                 model.peers.remove(&key);
             } else {
-                if event == Event::Completed && !was_seed {
+                if event == Event::Completed && complete && !was_seed {
                     *model.completed.entry(info_hash).or_default() += 1;
                 }
                 model.peers.insert(key, (complete, clock));
