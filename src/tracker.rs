@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use access::{Access, Refusal};
-pub use admission::{admit_listed, keep_access};
+pub use admission::{admit_known, keep_access};
 pub use crowd::Bounds;
 pub use http::Requester;
 pub use listen::{ListenError, Sockets};

@@ -23,7 +23,7 @@ use self::settings::{Allow, Listen, Settings};
 use super::exit::{self, UsageError};
 use super::{daemon, logging, paths, process, text};
 use crate::tracker::web::{keep_history, pages};
-use crate::tracker::{Restored, ServeConfig, Sockets, StateDir, Tracker, admit_listed, keep_access, serve};
+use crate::tracker::{Restored, ServeConfig, Sockets, StateDir, Tracker, admit_known, keep_access, serve};
 
 /// `btfs tracker`.
 #[derive(Debug, clap::Args)]
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     let index = people::open_index(state.path()).context("the index")?;
     tracker.access.set_listed_only(settings.allow == Allow::Listed);
     tracker.access.set_private(settings.allow == Allow::Private);
-    admit_listed(&index, &tracker);
+    admit_known(&index, &tracker).context("the index")?;
     let (stop, stopped) = watch::channel(false);
     let taker = |directory: &PathBuf| Taker::new(directory, index.clone(), tracker.clone(), stopped.clone());
     let takers = settings.watch.iter().map(taker).collect::<anyhow::Result<Vec<_>>>()?;

@@ -99,6 +99,11 @@ impl Access {
         self.passkeys.write().expect("no holder panics").insert(passkey.into());
     }
 
+    /// The passkeys that are let in.
+    pub fn passkeys(&self) -> HashSet<String> {
+        self.passkeys.read().expect("no holder panics").clone()
+    }
+
     /// Lets the holder of a passkey in no more.
     pub fn expel(&self, passkey: &str) {
         self.passkeys.write().expect("no holder panics").remove(passkey);

@@ -12,7 +12,7 @@ use super::index::{Index, IndexError, Role};
 /// Lets in what the index has, and goes on with it until `shutdown` becomes true or its sender is gone: what another
 /// process changes (`btfs tracker user add`) is known within seconds.
 pub async fn keep_access(index: Index, tracker: Arc<Tracker>, mut shutdown: watch::Receiver<bool>) {
-    let mut known = HashSet::new();
+    let mut known = tracker.access.passkeys();
     let mut tick = tokio::time::interval(EVERY);
     loop {
         // Cancel-safe: both lose nothing.
@@ -35,9 +35,14 @@ pub async fn keep_access(index: Index, tracker: Arc<Tracker>, mut shutdown: watc
     }
 }
 
-/// Lets in what the index has at first; to be called before the first announce.
-pub fn admit_listed(index: &Index, tracker: &Tracker) {
+/// Lets in what the index has at first, torrents and users; to be called before the first announce, as who is refused for
+/// his passkey is told never to come again.
+///
+/// # Errors
+/// The database's trouble.
+pub fn admit_known(index: &Index, tracker: &Tracker) -> Result<(), IndexError> {
     index.announced().into_iter().for_each(|hash| tracker.access.list(hash));
+    step(index, tracker, &mut HashSet::new())
 }
 
 fn step(index: &Index, tracker: &Tracker, known: &mut HashSet<String>) -> Result<(), IndexError> {
@@ -52,3 +57,32 @@ fn step(index: &Index, tracker: &Tracker, known: &mut HashSet<String>) -> Result
 }
 
 const EVERY: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+    use crate::tracker::{Refusal, StoreConfig};
+
+    #[tokio::test]
+    async fn who_is_known_is_let_in_from_the_first_announce_and_goes_when_removed() {
+        let room = tempfile::tempdir().unwrap();
+        let index = Index::open(&room.path().join("index.sqlite")).unwrap();
+        let passkey = index.add_person(Role::User, "bob", SystemTime::now()).unwrap();
+        let tracker = Arc::new(Tracker::new(StoreConfig::default(), Instant::now(), 1));
+        tracker.access.set_private(true);
+        admit_known(&index, &tracker).unwrap();
+        assert_eq!(tracker.access.judge_passkey(Some(&passkey)), Ok(()));
+        // Whoever goes before the first look goes as well.
+        assert!(index.remove_person(Role::User, "bob").unwrap());
+        let (stop, stopped) = watch::channel(false);
+        let keeping = tokio::spawn(keep_access(index, tracker.clone(), stopped));
+        while tracker.access.judge_passkey(Some(&passkey)).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(tracker.access.judge_passkey(Some(&passkey)), Err(Refusal::UnknownPasskey));
+        stop.send(true).unwrap();
+        keeping.await.unwrap();
+    }
+}
