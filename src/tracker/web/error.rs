@@ -21,7 +21,7 @@ pub(super) enum PageError {
     TooLarge,
     #[error("uploading needs a token that is valid here")]
     Token,
-    #[error("this server does not answer to that name; its operator can add it with --name")]
+    #[error("this server does not answer to that name; its operator can add it with --public-name")]
     Host,
     #[error("this was sent by another site")]
     Origin,

@@ -43,7 +43,7 @@ pub(super) async fn feed(State(site): SiteState, Extension(authority): Extension
         base: view::base(site.config(), &authority),
         path: search.url("/feed.atom", 0),
         html: search.url("/", 0),
-        words: search.words(),
+        words: xml(&search.words()),
         // Of nothing: a date that never changes, so that the feed is the same each time.
         updated: Date(found.hits.iter().map(|hit| hit.added).max().unwrap_or(0)).rfc3339(),
         entries: found.hits.iter().map(Entry::of).collect(),

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::error::PageError;
+use super::error::{JsonError, PageError};
 use super::{PagesConfig, Site};
 
 /// The authority (`host:port`) that a request was sent to, checked: among the extensions of every request.
@@ -20,12 +20,15 @@ use super::{PagesConfig, Site};
 pub(super) struct Authority(pub(super) String);
 
 pub(super) async fn guard(State(site): State<Site>, mut request: Request, next: Next) -> Response {
+    // A program is told in its own language.
+    let for_program = request.uri().path().starts_with("/api/");
+    let refuse = |error| if for_program { JsonError(error).into_response() } else { error.into_response() };
     let mut response = match admitted(&site.0.config, &request) {
         Ok(authority) => {
             request.extensions_mut().insert(authority);
             next.run(request).await
         }
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => refuse(refusal),
     };
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
@@ -34,6 +37,10 @@ pub(super) async fn guard(State(site): State<Site>, mut request: Request, next: 
 }
 
 fn admitted(config: &PagesConfig, request: &Request) -> Result<Authority, PageError> {
+    // Of two, others on the way may have read the other one.
+    if [HOST, ORIGIN].iter().any(|name| request.headers().get_all(name).iter().count() > 1) {
+        return Err(PageError::Bad("a request has one Host, and one Origin at most".to_owned()));
+    }
     let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let authority = authority.or_else(|| text(request.headers(), &HOST)).ok_or(PageError::Host)?.to_ascii_lowercase();
     if !is_ours(config, &authority) {
@@ -47,6 +54,10 @@ fn admitted(config: &PagesConfig, request: &Request) -> Result<Authority, PageEr
 }
 
 fn is_ours(config: &PagesConfig, authority: &str) -> bool {
+    // Nothing but a name or an address: it stands in lines that people copy into a shell.
+    if !authority.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte)) {
+        return false;
+    }
     // As a URL has it; what does not make one is nobody's.
     let Ok(url) = url::Url::parse(&format!("http://{authority}/")) else { return false };
     if url.username() != "" || url.password().is_some() || url.path() != "/" || url.query().is_some() {
@@ -127,6 +138,10 @@ mod tests {
             "127.0.0.1.evil.example",
             "[::1",
             "x?y",
+            "127.0.0.1#x",
+            "$(reboot).localhost",
+            "a;b.localhost:1",
+            "127.0.0.1\t",
         ] {
             assert!(!is_ours(&config, foreign), "{foreign}");
         }
