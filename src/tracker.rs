@@ -11,6 +11,7 @@ mod forwarded;
 mod http;
 pub mod index;
 mod listen;
+mod pace;
 mod state;
 mod stats;
 mod store;

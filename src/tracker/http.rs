@@ -7,28 +7,27 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
 use tower::ServiceExt;
 
 use super::access::Refusal;
 use super::crowd::{Bounds, Crowd, Guest};
+use super::pace::{PacedBody, PacedStream};
 use super::stats::count;
 use super::store::Announce;
 use super::{NO_ROOM, ServeConfig, Tracker, forwarded, udp};
@@ -120,7 +119,7 @@ async fn converse(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(PacedStream::new(stream)), service);
     let mut connection = pin!(connection);
     // The whole life is bounded, whoever is slow at what: peers come once in half an hour. What is under way then, a long
     // upload to the pages say, has some time more; at our own end it has what the listener gives it.
@@ -140,47 +139,6 @@ async fn converse(
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%peer, %error, "tracker connection ended"),
         None => tracing::debug!(%peer, "tracker connection took too long"),
-    }
-}
-
-/// A body whose next part comes soon, or not at all: a slow upload is one thing, a silent one another.
-struct Patient {
-    body: Incoming,
-    silence: Pin<Box<Sleep>>,
-}
-
-impl Patient {
-    fn new(body: Incoming) -> Self {
-        Self { body, silence: Box::pin(tokio::time::sleep(HEADER_TIMEOUT)) }
-    }
-}
-
-impl HttpBody for Patient {
-    type Data = <Incoming as HttpBody>::Data;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Ready(frame) => {
-                self.silence.as_mut().reset(tokio::time::Instant::now() + HEADER_TIMEOUT);
-                Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)))
-            }
-            Poll::Pending => {
-                ready!(self.silence.as_mut().poll(context));
-                Poll::Ready(Some(Err(axum::Error::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -234,7 +192,7 @@ async fn respond(request: hyper::Request<Incoming>, peer: SocketAddr, http: &Htt
         Place::Health => return fresh("text/plain; charset=utf-8", "ok\n"),
         Place::Elsewhere => {
             let Some(pages) = &http.config.pages else { return StatusCode::NOT_FOUND.into_response() };
-            let mut request: Request = request.map(|body| Body::new(Patient::new(body)));
+            let mut request: Request = request.map(|body| Body::new(PacedBody::new(body)));
             request.extensions_mut().insert(Requester(ip));
             return match pages.clone().oneshot(request).await {
                 Ok(response) => response,
@@ -256,7 +214,8 @@ fn refused(request: &hyper::Request<Incoming>, is_page: bool) -> Option<StatusCo
     } else if headers > MAX_HEADER_BYTES {
         Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
     } else if is_page {
-        None
+        // Of a request with a length as well nobody says any more which of both was meant: hyper drops the length.
+        request.headers().contains_key(TRANSFER_ENCODING).then_some(StatusCode::BAD_REQUEST)
     } else if has_body(request.headers()) {
         Some(StatusCode::BAD_REQUEST)
     } else {
@@ -369,7 +328,7 @@ thread_local! {
     static PEERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A slow client has this long for its header, an idle one between two requests, a silent one between parts of a body.
+/// A slow client has this long for its header, an idle one between two requests. (Bodies and answers: `pace`.)
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_LIFE: Duration = Duration::from_secs(120);
 /// One request at most, beyond that.

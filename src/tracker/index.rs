@@ -31,7 +31,7 @@ pub use health::Health;
 pub use history::{SAMPLE_EVERY, Sample, Total};
 pub use people::{Person, Role};
 pub use search::{Found, Hit, MAX_QUERY_CHARS, PER_PAGE, Query, Sort};
-pub use torrents::{Added, Changes, Details, TorrentName, Upload};
+pub use torrents::{Added, Changes, Details, NoTorrentName, TorrentName, Upload};
 
 use super::complaint::Complaint;
 use crate::base::InfoHash;

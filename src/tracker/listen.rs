@@ -112,6 +112,8 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
     // Connections inherit both: answers leave at once, and who takes nothing of his is let go of by the kernel.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(LONGEST_UNTAKEN))?;
+    // What somebody takes is seen in small steps, however much the kernel would take for him.
+    socket.set_tcp_notsent_lowat(MOST_UNSENT_BYTES)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -145,6 +147,7 @@ const BACKLOG: i32 = 1024;
 const BUFFER_BYTES: usize = 4 << 20;
 /// What was sent and is not taken ends a connection after this time.
 const LONGEST_UNTAKEN: Duration = Duration::from_secs(15);
+const MOST_UNSENT_BYTES: u32 = 64 << 10;
 /// A worker that was not woken looks up after this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const ANY_PORT_TRIES: usize = 16;

@@ -5,6 +5,7 @@
 //! policy allows no inline script or style. No page sets a cookie, so no foreign page can act in somebody's name; whoever
 //! uploads shows a token.
 
+mod answers;
 mod assets;
 mod chart;
 mod error;
@@ -23,7 +24,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::get;
 use axum::{Router, extract::State};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use self::error::PageError;
 use super::crowd::Turns;
@@ -60,6 +61,10 @@ struct Shared {
     uploads: Semaphore,
     /// And of one address.
     turns: Turns,
+    /// Pages of long torrents at a time, likewise.
+    long: Semaphore,
+    /// KiB of long answers that are under way.
+    room: Arc<Semaphore>,
 }
 
 /// The pages of an index, for the tracker's HTTP server.
@@ -71,6 +76,8 @@ pub fn pages(index: Index, tracker: Arc<Tracker>, config: PagesConfig) -> Router
         config,
         questions: Semaphore::new(MAX_QUESTIONS),
         uploads: Semaphore::new(MAX_UPLOADS),
+        long: Semaphore::new(1),
+        room: Arc::new(Semaphore::new(MAX_ANSWERS_KIB as usize)),
     };
     let site = Site(Arc::new(shared));
     Router::new()
@@ -131,8 +138,7 @@ impl Site {
         &self,
         question: impl FnOnce(&Self) -> Result<T, IndexError> + Send + 'static,
     ) -> Result<T, PageError> {
-        let turn = tokio::time::timeout(PATIENCE, self.0.questions.acquire()).await;
-        let _turn = turn.map_err(|_| PageError::Busy)?.map_err(|_| PageError::Busy)?;
+        let _turn = turn(&self.0.questions).await?;
         let site = self.clone();
         match tokio::task::spawn_blocking(move || question(&site)).await {
             Ok(answer) => answer.map_err(PageError::from),
@@ -146,10 +152,18 @@ impl Site {
     }
 }
 
+/// Waits for one of a few places.
+async fn turn(places: &Semaphore) -> Result<SemaphorePermit<'_>, PageError> {
+    let turn = tokio::time::timeout(PATIENCE, places.acquire()).await;
+    turn.map_err(|_| PageError::Busy)?.map_err(|_| PageError::Busy)
+}
+
 type Shown = Result<axum::response::Response, PageError>;
 type SiteState = State<Site>;
 
 const MAX_QUESTIONS: usize = 8;
 const MAX_UPLOADS: usize = 3;
+/// 256 MiB: the longest torrents four times, all others often enough.
+const MAX_ANSWERS_KIB: u32 = 256 << 10;
 /// Whoever waits longer for his turn is told to come again.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension};
 use axum::routing::{get, post};
 use btfs::base::InfoHash;
@@ -134,6 +135,7 @@ async fn every_request_of_the_corpus_gets_its_outcome() {
                 "failure reason" => status == Some(200) && failed(&answer),
                 "200 with failure reason, or 400" => status == Some(400) || status == Some(200) && failed(&answer),
                 "200 for the first, or failure reason" => status == Some(200),
+                _ if file == "htreq-left-huge.bin" => status == Some(200) && failed(&answer),
                 _ if expected.starts_with("200 or failure reason") => status == Some(200),
                 "414 or 400 or close" => matches!(status, Some(414 | 400) | None),
                 "431 or 400 or close" => matches!(status, Some(431 | 400) | None),
@@ -251,6 +253,16 @@ async fn pages_are_served_beside_the_tracker() {
     };
     assert!(server.exchange(post("/upload", 900).as_bytes()).await.ends_with("900"));
     assert_eq!(statuses(&server.exchange(post("/upload", 1001).as_bytes()).await), [413]);
+    // Two lengths, in either order, and none: never two answers.
+    for lengths in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        "Transfer-Encoding: chunked",
+    ] {
+        let smuggled = "0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let request = format!("POST /upload HTTP/1.1\r\nHost: a\r\n{lengths}\r\n\r\n{smuggled}");
+        assert_eq!(statuses(&server.exchange(request.as_bytes()).await), [400], "{lengths}");
+    }
     assert_eq!(statuses(&server.exchange(post("/announce", 1).as_bytes()).await), [400]);
     assert_eq!(statuses(&server.exchange(post("/stats.json", 0).as_bytes()).await), [405]);
 }
@@ -280,6 +292,39 @@ async fn an_upload_that_falls_silent_is_dropped() {
     let closed = tokio::time::timeout(Duration::from_secs(25), stream.read_to_end(&mut answer)).await;
     assert!(closed.is_ok(), "still open after 25 s");
     assert!(!answer.starts_with(b"HTTP/1.1 2") && !answer.starts_with(b"HTTP/1.1 5"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_reader_who_takes_nearly_nothing_is_dropped() {
+    let under_way = Arc::new(());
+    let held = Arc::clone(&under_way);
+    let big = async move || Bytes::from_owner(Held { bytes: vec![7; 16 << 20], _held: Arc::clone(&held) });
+    let config = ServeConfig { pages: Some(Router::new().route("/big", get(big))), ..ServeConfig::default() };
+    let server = Server::start_with("127.0.0.1".parse().unwrap(), config);
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (mut buffer, mut taken) = ([0; 100], stream.read(&mut [0; 100]).await.unwrap());
+    let dropped = async {
+        // One is ours, one that of the page.
+        while Arc::strong_count(&under_way) > 2 {
+            taken += stream.read(&mut buffer).await.unwrap_or(0);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dropped).await.expect("the answer is kept for one who takes 400 bytes a second");
+    assert!(taken > 0 && taken < 1 << 20, "{taken}");
+}
+
+/// An answer that can be seen to be under way.
+struct Held {
+    bytes: Vec<u8>,
+    _held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// A head must come within 15 s; the rest is for a busy machine.

@@ -1,5 +1,6 @@
 //! The pages of the index, asked as a browser, a program, or an attacker asks.
 
+mod answers;
 mod guards;
 mod pages;
 mod uploads;

@@ -81,6 +81,23 @@ impl Index {
         })
     }
 
+    /// What a listed torrent is called; `None`: it is not listed. Does not block.
+    pub fn hashes(&self, name: &TorrentName) -> Option<Hashes> {
+        self.catalog(|catalog| Some(catalog.get(catalog.id_of(&name.announced())?)?.hashes))
+    }
+
+    /// How long the `.torrent` file of one torrent is, without reading it; `None`: it is not listed.
+    ///
+    /// # Errors
+    /// The database's trouble.
+    pub fn file_bytes(&self, name: &TorrentName) -> Result<Option<u64>, IndexError> {
+        let Some(id) = self.catalog(|catalog| catalog.id_of(&name.announced())) else { return Ok(None) };
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT length(bytes) FROM metainfo WHERE torrent = ?")?;
+            Ok(statement.query_row([id], |row| row.get(0)).optional()?.map(unsigned))
+        })
+    }
+
     /// Takes a torrent out, history and all; whether it was there.
     ///
     /// # Errors
@@ -156,11 +173,16 @@ impl TorrentName {
     }
 }
 
-impl FromStr for TorrentName {
-    type Err = crate::base::ParseIdError;
+/// A text that names no torrent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an info-hash: 40 hexadecimal digits, or 64")]
+pub struct NoTorrentName;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self::Short).or_else(|_| text.parse().map(Self::Long))
+impl FromStr for TorrentName {
+    type Err = NoTorrentName;
+
+    fn from_str(text: &str) -> Result<Self, NoTorrentName> {
+        text.parse().map(Self::Short).or_else(|_| text.parse().map(Self::Long)).map_err(|_| NoTorrentName)
     }
 }
 

@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::error::{JsonError, PageError};
-use super::{PagesConfig, Site};
+use super::{PagesConfig, Site, answers};
 
 /// The authority (`host:port`) that a request was sent to, checked: among the extensions of every request.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(super) async fn guard(State(site): State<Site>, mut request: Request, next: 
     let mut response = match admitted(&site.0.config, &request) {
         Ok(authority) => {
             request.extensions_mut().insert(authority);
-            next.run(request).await
+            answers::within(&site.0.room, next.run(request).await).unwrap_or_else(|| refuse(PageError::Busy))
         }
         Err(refusal) => refuse(refusal),
     };

@@ -50,11 +50,10 @@ struct ListPage {
 pub(super) async fn page(State(site): SiteState, uri: Uri) -> Shown {
     let search = Search::parse(uri.query().unwrap_or_default())?;
     // Who pastes an info-hash wants that torrent.
-    if let Ok(name) = search.q.trim().to_ascii_lowercase().parse::<TorrentName>() {
-        let known = site.ask(move |site| site.index().details(&name)).await?;
-        if let Some(details) = known {
-            return Ok(Redirect::to(&format!("/torrent/{}", details.hashes)).into_response());
-        }
+    if let Ok(name) = search.q.trim().to_ascii_lowercase().parse::<TorrentName>()
+        && let Some(hashes) = site.index().hashes(&name)
+    {
+        return Ok(Redirect::to(&format!("/torrent/{hashes}")).into_response());
     }
     let query = search.query.clone();
     let (found, summary) = site
@@ -65,6 +64,10 @@ pub(super) async fn page(State(site): SiteState, uri: Uri) -> Shown {
         .await?;
     let now = view::now();
     let (page, pages) = (search.query.page, found.total.div_ceil(PER_PAGE).max(1));
+    if page >= pages {
+        // Of a link that has grown old, say.
+        return Ok(Redirect::to(&search.url("/", pages - 1)).into_response());
+    }
     let listed = site.index().len() as u64;
     let front = search.is_empty();
     Ok(view::html(&ListPage {

@@ -13,29 +13,33 @@ use super::chart::{Chart, Line};
 use super::error::PageError;
 use super::guard::Authority;
 use super::view::{self, shown};
-use super::{Shown, Site, SiteState};
+use super::{Shown, Site, SiteState, turn};
 use crate::base::Date;
 use crate::base::size::Bytes;
 use crate::proto::metainfo::{EntryKind, Metainfo};
-use crate::tracker::index::{Details, Health, Sample, TorrentName};
+use crate::tracker::index::{Details, Health, IndexError, Sample, TorrentName};
 
 /// `/torrent/HASH` is the page, `/torrent/HASH.torrent` the file, `/torrent/HASH.json` for programs.
 pub(super) async fn any(State(site): SiteState, Extension(authority): Extension<Authority>, uri: Uri) -> Shown {
     let name = uri.path().strip_prefix("/torrent/").unwrap_or_default();
     let (hash, kind) = name.split_once('.').unwrap_or((name, ""));
     let hash: TorrentName = hash.to_ascii_lowercase().parse().map_err(|_| PageError::NotFound)?;
-    let details = site.ask(move |site| site.index().details(&hash)).await?.ok_or(PageError::NotFound)?;
-    match kind {
-        "torrent" => Ok(file(details)),
-        "json" => {
-            let base = view::base(site.config(), &authority);
-            let health = details.hashes.health(&site.tracker().store);
-            let torrent = site.ask(move |_| Ok(JsonTorrent::of(&details, health, &base)?)).await?;
-            Ok(view::json(&torrent))
-        }
-        "" => page(site, authority, details, uri.query().unwrap_or_default()).await,
-        _ => Err(PageError::NotFound),
-    }
+    let make: fn(&Site, Details, &str, &'static str) -> Result<Response, IndexError> = match kind {
+        "" => page,
+        "torrent" => |_, details, _, _| Ok(file(details)),
+        "json" => json,
+        _ => return Err(PageError::NotFound),
+    };
+    let notice = notice(uri.query().unwrap_or_default());
+    let base = view::base(site.config(), &authority);
+    let length = site.ask(move |site| site.index().file_bytes(&hash)).await?.ok_or(PageError::NotFound)?;
+    // Nobody waits with a file in memory, and of long ones only one is read.
+    let _turn = if length > LONG_BYTES { Some(turn(&site.0.long).await?) } else { None };
+    let made = site.ask(move |site| match site.index().details(&hash)? {
+        Some(details) => make(site, details, &base, notice).map(Some),
+        None => Ok(None),
+    });
+    made.await?.ok_or(PageError::NotFound)
 }
 
 /// The `.torrent` file, byte for byte as it was uploaded.
@@ -77,29 +81,33 @@ struct TorrentPage {
     warnings: Vec<String>,
 }
 
-async fn page(site: Site, authority: Authority, details: Details, query: &str) -> Shown {
-    let notice = match query {
+/// What is said after an upload.
+fn notice(query: &str) -> &'static str {
+    match query {
         "uploaded=new" => "Your torrent is in the index now.",
         "uploaded=known" => "This torrent was in the index before; what your file knows of trackers is joined to it.",
         _ => "",
-    };
-    let base = view::base(site.config(), &authority);
+    }
+}
+
+fn page(site: &Site, details: Details, base: &str, notice: &'static str) -> Result<Response, IndexError> {
     let now = view::now();
-    let page = site
-        .ask(move |site| {
-            let metainfo = Metainfo::parse(&details.bytes)?;
-            let health = details.hashes.health(&site.tracker().store);
-            let history = site.index().history(details.id, now - CHART_SECONDS)?;
-            Ok(TorrentPage { notice, ..TorrentPage::of(&details, &metainfo, health, &history, &base, now) })
-        })
-        .await?;
-    Ok(view::html(&page))
+    let metainfo = Metainfo::parse(&details.bytes)?;
+    let health = details.hashes.health(&site.tracker().store);
+    let history = site.index().history(details.id, now - CHART_SECONDS)?;
+    Ok(view::html(&TorrentPage { notice, ..TorrentPage::of(&details, &metainfo, health, &history, base, now) }))
+}
+
+fn json(site: &Site, details: Details, base: &str, _: &'static str) -> Result<Response, IndexError> {
+    let health = details.hashes.health(&site.tracker().store);
+    Ok(view::json(&JsonTorrent::of(&details, health, base)?))
 }
 
 impl TorrentPage {
     fn of(details: &Details, metainfo: &Metainfo, health: Health, history: &[Sample], base: &str, now: i64) -> Self {
         let files: Vec<_> = files(metainfo).collect();
         let size_bytes = files.iter().map(|file| file.size_bytes).sum();
+        let shown_files = shown_files(&files);
         let title = String::from_utf8_lossy(&metainfo.name);
         let hashes = details.hashes;
         Self {
@@ -117,15 +125,15 @@ impl TorrentPage {
             chart: chart(history, health, now),
             magnet: view::magnet(&hashes, &title, size_bytes, &details.trackers),
             mount: format!("btfs mount {base}/torrent/{hashes}.torrent ~/mnt"),
-            comment: shown_lines(metainfo.comment.as_deref().unwrap_or_default()),
+            comment: shown_lines(metainfo.comment.as_deref().unwrap_or_default(), MAX_COMMENT_BYTES),
             trackers: details.trackers.iter().map(|url| shown(url)).collect(),
             web_seeds: details.web_seeds.iter().map(|url| shown(url)).collect(),
             file_count: view::count(files.len() as u64),
-            files_left_out: match files.len().saturating_sub(MAX_FILES_SHOWN) {
+            files_left_out: match files.len() - shown_files {
                 0 => String::new(),
                 more => view::count(more as u64),
             },
-            tree: tree(files.into_iter().take(MAX_FILES_SHOWN)),
+            tree: tree(files.into_iter().take(shown_files)),
             warnings: metainfo.warnings.clone(),
         }
     }
@@ -167,9 +175,23 @@ fn chart(history: &[Sample], health: Health, now: i64) -> String {
 }
 
 /// A comment has lines of its own.
-fn shown_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(shown).collect();
+fn shown_lines(text: &str, limit: usize) -> String {
+    let end = (0..=limit.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    let mut lines: Vec<_> = text[..end].lines().map(shown).collect();
+    if end < text.len() {
+        lines.push("…".to_owned());
+    }
     lines.join("\n")
+}
+
+/// How many files a page shows: fewer where their paths are long, or are of many directories each.
+fn shown_files(files: &[FileLine]) -> usize {
+    let weight = |file: &FileLine| file.path.len() + file.path.matches('/').count() * BYTES_OF_A_DIRECTORY;
+    let weights = files.iter().scan(0, |sum: &mut usize, file| {
+        *sum += weight(file);
+        Some(*sum)
+    });
+    weights.take_while(|&sum| sum <= MAX_TREE_BYTES).count().min(MAX_FILES_SHOWN)
 }
 
 struct FileLine {
@@ -309,3 +331,9 @@ impl JsonTorrent {
 const CHART_SECONDS: i64 = 7 * 86_400;
 /// The page of a torrent with a hundred thousand files would be of use to nobody; JSON has them all.
 const MAX_FILES_SHOWN: usize = 2000;
+const MAX_TREE_BYTES: usize = 512 << 10;
+/// What opens and closes one takes about as many.
+const BYTES_OF_A_DIRECTORY: usize = 100;
+const MAX_COMMENT_BYTES: usize = 16 << 10;
+/// Longer `.torrent` files are read and shown one at a time: in memory they are many times as long.
+const LONG_BYTES: u64 = 1 << 20;

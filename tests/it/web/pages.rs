@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use axum::http::StatusCode;
 use btfs::proto::metainfo::Metainfo;
+use btfs::tracker::index::PER_PAGE;
 use btfs::tracker::{Announce, Event};
 
 use super::{Answer, Site, check_html};
@@ -48,7 +49,7 @@ async fn names_of_the_corpus_are_text() {
         assert!(!feed.text().chars().any(|c| c.is_control() && c != '\n'), "{}", path.display());
     }
     assert!(odd >= 3, "the corpus has names with HTML: {odd}");
-    for page in 1..5 {
+    for page in 1..=site.index.len().div_ceil(PER_PAGE) {
         check_html(&site.get(&format!("/?sort=newest&page={page}")).await.text());
     }
 }
@@ -157,6 +158,36 @@ async fn a_torrent_of_very_many_files_has_a_bounded_page() {
 }
 
 #[tokio::test]
+async fn long_comments_and_deep_trees_have_a_bounded_page() {
+    let site = Site::new();
+    let comment = "<é> ".repeat(500_000);
+    let deep = (0..2000).map(|file| (0..90).map(|part| format!("{file}-{part}/")).collect::<String>() + "x");
+    let deep: Vec<String> = deep.collect();
+    let deep: Vec<&str> = deep.iter().map(String::as_str).collect();
+    for torrent in
+        [Torrent { comment: Some(&comment), ..named("comment") }, Torrent { files: &deep, length: 1, ..named("deep") }]
+    {
+        site.add(&torrent);
+        let page = site.get(&format!("/torrent/{}", torrent.info_hash())).await;
+        assert!(page.body.len() < 1 << 20, "{}: {}", torrent.name, page.body.len());
+        assert!(page.text().contains("…") || page.text().contains("more; <a"), "it is said that there is more");
+    }
+}
+
+#[tokio::test]
+async fn a_page_past_the_last_leads_to_the_last() {
+    let site = Site::new();
+    (0..31).for_each(|number| site.add(&named(&format!("part {number}"))));
+    for (page, leads_to) in [("3", "/?q=part&page=2"), ("18446744073709551615", "/?q=part&page=2")] {
+        let answer = site.get(&format!("/?q=part&page={page}")).await;
+        assert_eq!((answer.status, &answer.headers["location"]), (StatusCode::SEE_OTHER, &leads_to.parse().unwrap()));
+    }
+    // Of nothing there is one page, that says so.
+    assert!(site.get("/?q=nothing").await.text().contains("Nothing fits"));
+    assert_eq!(site.get("/?q=nothing&page=2").await.headers["location"], "/?q=nothing");
+}
+
+#[tokio::test]
 async fn programs_get_json_page_by_page() {
     let site = Site::new();
     (0..31).for_each(|number| site.add(&named(&format!("part {number}"))));
@@ -191,6 +222,8 @@ async fn the_feed_is_atom_of_what_is_new() {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(!text.contains("other"));
+    // XML has no way to say these.
+    assert!(!site.get("/feed.atom?q=%EF%BF%BE%EF%BF%BFnew").await.text().contains(['\u{fffe}', '\u{ffff}']));
 }
 
 #[tokio::test]

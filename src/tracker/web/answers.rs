@@ -1,0 +1,67 @@
+//! Long answers in memory are bounded, all together: whoever reads slowly keeps his for as long as he reads.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::MAX_ANSWERS_KIB;
+
+/// Gives an answer that is long its part of `room`, until it is sent or given up. `None`: there is no room now.
+pub(super) fn within(room: &Arc<Semaphore>, response: Response) -> Option<Response> {
+    let bytes = response.body().size_hint().exact().unwrap_or_default();
+    if bytes <= SHORT_BYTES {
+        return Some(response);
+    }
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(MAX_ANSWERS_KIB);
+    let part = Arc::new(Arc::clone(room).try_acquire_many_owned(kib).ok()?);
+    Some(response.map(|body| Body::new(Held { body, part })))
+}
+
+/// A body that has a part of the room.
+struct Held {
+    body: Body,
+    part: Arc<OwnedSemaphorePermit>,
+}
+
+/// Bytes that have it: the server drops a body as soon as it has taken all of it, and sends what it took later.
+struct Owned {
+    bytes: Bytes,
+    _part: Arc<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context).map(|frame| {
+            let own = |bytes| Bytes::from_owner(Owned { bytes, _part: Arc::clone(&self.part) });
+            frame.map(|frame| frame.map(|frame| frame.map_data(own)))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// As long as most pages: as many of these as there may be connections are no trouble.
+const SHORT_BYTES: u64 = 64 << 10;
