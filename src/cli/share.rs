@@ -24,14 +24,14 @@ use super::process::{End, Parts, Process, Running};
 use super::text::{complain, safe, safe_json, say};
 use super::tracker::announce_urls;
 use super::tracker::people::open_index;
-use super::tracker::settings::{Listen, own_names};
+use super::tracker::settings::{Listen, own_names, public_name};
 use super::{daemon, logging, paths, seed};
 use crate::base::size::Bytes;
 use crate::control::{Changes, Common, Seeding};
 use crate::engine::Fill;
 use crate::tracker::index::Index;
 use crate::tracker::web::{PagesConfig, keep_history, pages};
-use crate::tracker::{Bounds, ServeConfig, Sockets, StateDir, StoreConfig, Tracker, serve};
+use crate::tracker::{Bounds, ServeConfig, Sockets, StateDir, StateError, StoreConfig, Tracker, serve};
 
 /// What can stand after `btfs share`.
 #[derive(Debug, clap::Args)]
@@ -53,9 +53,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Listen>,
     /// Under which name or address others reach this machine [default: the address that leads to the world]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = public_name)]
     pub public_name: Option<String>,
-    /// Where the index and its history are kept [default: $XDG_STATE_HOME/btfs/share or ~/.local/state/btfs/share]
+    /// Where the index and its history are kept [default: $XDG_STATE_HOME/btfs/share or ~/.local/state/btfs/share, or
+    /// beside it where that is in use]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
     /// Print lines of JSON instead of text
@@ -163,10 +164,13 @@ fn ready(args: &Args, desk: &Desk, running: &Running) {
     }
     let also = if args.watch { " What comes into the directory is shared, too." } else { "" };
     say(format_args!("All of it: {}/", desk.base));
-    say(format_args!(
-        "Peers reach it at port {port}, the page and the tracker at port {}.{also} Ctrl-C ends all of it.",
-        desk.addrs.first().map_or(0, SocketAddr::port)
-    ));
+    let desk_port = desk.addrs.first().map_or(0, SocketAddr::port);
+    // With nothing to share yet nobody listens to peers.
+    let ports = match port {
+        0 => format!("The page and the tracker are at port {desk_port}."),
+        _ => format!("Peers reach it at port {port}, the page and the tracker at port {desk_port}."),
+    };
+    say(format_args!("{ports}{also} Ctrl-C ends all of it."));
 }
 
 /// The tracker and the index that go with what is shared.
@@ -184,15 +188,7 @@ struct Desk {
 
 impl Desk {
     fn open(args: &Args) -> anyhow::Result<Self> {
-        let directory = args
-            .state_dir
-            .clone()
-            .or_else(|| paths::xdg("XDG_STATE_HOME", ".local/state").map(|it| it.join("btfs/share")));
-        let directory = directory.or_else(|| (paths::who().0 == 0).then(|| PathBuf::from("/var/lib/btfs/share")));
-        let directory = directory.ok_or_else(|| {
-            UsageError("neither XDG_STATE_HOME nor HOME is set: name a directory with --state-dir".to_owned())
-        })?;
-        let state = StateDir::open(&directory).context("name another directory with --state-dir")?;
+        let state = state(args)?;
         let index = open_index(state.path()).context("the index")?;
         let sockets = listen(args)?;
         let addrs = sockets.addrs().to_vec();
@@ -236,6 +232,26 @@ impl Desk {
         });
         (serving, stop)
     }
+}
+
+/// Where it was told; else where no other `btfs share` is at it.
+fn state(args: &Args) -> anyhow::Result<StateDir> {
+    if let Some(directory) = &args.state_dir {
+        return StateDir::open(directory).context("name another directory with --state-dir");
+    }
+    let own = paths::xdg("XDG_STATE_HOME", ".local/state").map(|state| state.join("btfs"));
+    let own = own.or_else(|| (paths::who().0 == 0).then(|| PathBuf::from("/var/lib/btfs")));
+    let own = own.ok_or_else(|| {
+        UsageError("neither XDG_STATE_HOME nor HOME is set: name a directory with --state-dir".to_owned())
+    })?;
+    let mut opened = StateDir::open(&own.join("share"));
+    for number in 2..=MAX_AT_ONCE {
+        match opened {
+            Err(StateError::InUse(_)) => opened = StateDir::open(&own.join(format!("share-{number}"))),
+            _ => break,
+        }
+    }
+    opened.context("name another directory with --state-dir")
 }
 
 /// Where it was told; else at the usual port, or at any that is free.
@@ -294,3 +310,5 @@ browsers must reach the ports that it names: forward them where a router is in b
 const INTERVAL: Duration = Duration::from_secs(600);
 const EXPIRY: Duration = Duration::from_secs(1500);
 const MAX_UDP_THREADS: usize = 4;
+/// Directories of its own that a user's `btfs share` finds by itself.
+const MAX_AT_ONCE: u32 = 64;

@@ -42,7 +42,7 @@ pub struct Args {
     pub state_dir: Option<PathBuf>,
     /// Under which name or address others reach this machine, for the URLs that are shown [default: the address that
     /// leads to the world]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = settings::public_name)]
     pub public_name: Option<String>,
     /// Where the pages are, as others see it: https://tracker.example, behind a proxy, say [default: http and the name
     /// or address by which each request asks]

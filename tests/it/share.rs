@@ -1,11 +1,14 @@
 //! `btfs share`: one command makes, tracks, shows and seeds, for as long as it lives.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -19,14 +22,23 @@ const BOUND: Duration = Duration::from_secs(60);
 struct Share {
     child: Child,
     lines: Receiver<Value>,
-    root: tempfile::TempDir,
+    root: Arc<tempfile::TempDir>,
 }
 
 impl Share {
     /// `fill` makes what is shared, below the directory that it gets.
     fn start(fill: impl FnOnce(&Path), args: &[&str]) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = Arc::new(tempfile::tempdir().unwrap());
         fill(root.path());
+        Self::start_in(root, args)
+    }
+
+    /// Another one of the same user's.
+    fn start_beside(other: &Self, args: &[&str]) -> Self {
+        Self::start_in(Arc::clone(&other.root), args)
+    }
+
+    fn start_in(root: Arc<tempfile::TempDir>, args: &[&str]) -> Self {
         let mut command = btfs(root.path());
         command.arg("share").args(args).args(["--json", "--listen", "127.0.0.1:0", "--bind", "127.0.0.1"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -184,6 +196,8 @@ fn what_cannot_be_shared_is_told_at_once() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("empty")).unwrap();
     fs::write(root.path().join("file"), "1").unwrap();
+    fs::create_dir(root.path().join("odd")).unwrap();
+    fs::write(root.path().join("odd").join(OsStr::from_bytes(b"\xff")), "1").unwrap();
     for (args, status, words) in [
         (&["empty"][..], 1, "nothing to share"),
         (&["none"], 1, "No such file"),
@@ -191,6 +205,10 @@ fn what_cannot_be_shared_is_told_at_once() {
         (&["file", "--name", "a/b"], 2, "a name with a slash in it"),
         (&["empty", "--watch", "--name", "x"], 2, "cannot be used with"),
         (&["file", "--listen", "192.0.2.1:0"], 1, "cannot listen"),
+        // Would stand in torrents, in which nobody finds it then.
+        (&["file", "--public-name", "http://me.example"], 2, "a name or an address alone"),
+        // A torrent has another name for it, under which nothing lies there.
+        (&["odd"], 1, "odd/\\xff: a torrent cannot have this name; rename it"),
     ] {
         let mut command = btfs(root.path());
         command.arg("share").args(args).args(["--bind", "127.0.0.1", "--log", "error"]);
@@ -201,4 +219,35 @@ fn what_cannot_be_shared_is_told_at_once() {
         let said = String::from_utf8_lossy(&refused.stderr);
         assert!(refused.status.code() == Some(status) && said.contains(words), "{args:?}: {refused:?}");
     }
+}
+
+#[test]
+fn two_share_at_once_each_with_an_index_of_its_own() {
+    let fill = |root: &Path| {
+        fs::write(root.join("one"), bytes(20_000)).unwrap();
+        fs::write(root.join("two"), bytes(30_000)).unwrap();
+    };
+    let mut one = Share::start(fill, &["one"]);
+    one.hear("shared");
+    let first = one.hear("ready")["index"].clone();
+    let mut two = Share::start_beside(&one, &["two"]);
+    two.hear("shared");
+    let second = two.hear("ready")["index"].clone();
+    let listed = |index: &Value| {
+        let (status, json) = get(&format!("{}/api/torrents", index.as_str().unwrap()));
+        assert_eq!(status, 200);
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        json["torrents"].as_array().unwrap().iter().map(|torrent| torrent["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((listed(&first), listed(&second)), (vec!["one".into()], vec!["two".into()]));
+    assert_eq!((two.end(), one.end()), (Some(0), Some(0)));
+}
+
+#[test]
+fn a_watched_directory_may_be_empty_at_first() {
+    let mut share = Share::start(|root| fs::create_dir(root.join("public")).unwrap(), &["public", "--watch"]);
+    assert_eq!(share.hear("ready")["port"], 0, "nobody listens to peers yet");
+    fs::write(share.root.path().join("public/film"), bytes(30_000)).unwrap();
+    assert_eq!(share.hear("shared")["name"], "film");
+    assert_eq!(share.end(), Some(0));
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
 
 use super::{Args, Desk};
@@ -21,7 +21,7 @@ use crate::cli::text::safe;
 use crate::control::Changes;
 use crate::net::AddTorrent;
 use crate::proto::magnet;
-use crate::proto::metainfo::NewTorrent;
+use crate::proto::metainfo::{EntryKind, Metainfo, NewTorrent};
 use crate::proto::path::check_name;
 use crate::storage::scan::{ScanError, Tree};
 use crate::tracker::Tracker;
@@ -254,6 +254,7 @@ impl Shelf {
             ..NewTorrent::default()
         };
         let (bytes, metainfo) = create::build(path, tree, torrent, &self.stop, bar)?;
+        refuse_odd_names(path, tree, &metainfo)?;
         let hash = metainfo.info_hash.ok_or_else(|| anyhow!("a v1 torrent has an info-hash"))?;
         let url = format!("{}/torrent/{hash}", self.base);
         let files = metainfo.layout.files().filter(|&file| !metainfo.layout.is_padding(file));
@@ -310,6 +311,19 @@ impl Shelf {
             self.complaints.insert(name.clone(), text);
         }
     }
+}
+
+/// Names that a torrent shows otherwise than the disk has them could be listed, but not found again to be sent.
+fn refuse_odd_names(path: &Path, tree: &Tree, metainfo: &Metainfo) -> anyhow::Result<()> {
+    let shown = metainfo.entries.iter().filter(|entry| entry.kind != EntryKind::Padding);
+    for (entry, shown) in tree.entries.iter().zip(shown) {
+        let there = entry.path.join(&b'/');
+        if !tree.single_file && *there != *shown.path {
+            let (path, there) = (safe(path.as_os_str().as_bytes()), safe(&there));
+            bail!("{path}/{there}: a torrent cannot have this name; rename it, or leave it out with --exclude");
+        }
+    }
+    Ok(())
 }
 
 /// How often the directory is looked at.

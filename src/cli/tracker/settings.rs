@@ -106,6 +106,9 @@ impl Settings {
         if self.expiry_seconds <= self.interval_seconds {
             return Err("expiry-seconds: must be more than interval-seconds, or every peer is forgotten".to_owned());
         }
+        if let Some(name) = &self.public_name {
+            public_name(name).map_err(|error| format!("public-name: {error}"))?;
+        }
         if let Some(url) = &self.public_url {
             public_url(url).map_err(|error| format!("public-url: {error}"))?;
         }
@@ -332,6 +335,14 @@ pub(in crate::cli) fn own_names() -> Vec<String> {
     }
 }
 
+/// A name or an address, without anything around it: it becomes a part of URLs.
+pub(in crate::cli) fn public_name(text: &str) -> Result<String, String> {
+    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && url::Host::parse(text).is_ok();
+    let fits = is_name || text.parse::<std::net::Ipv6Addr>().is_ok();
+    fits.then(|| text.to_owned()).ok_or_else(|| "expected a name or an address alone: me.example".to_owned())
+}
+
 /// The URL of a first page: scheme and host, perhaps a port.
 pub(super) fn public_url(text: &str) -> Result<String, String> {
     let url = url::Url::parse(text).map_err(|error| error.to_string())?;
@@ -423,11 +434,24 @@ mod tests {
             ("interval-seconds = 3600\nexpiry-seconds = 3600", "expiry-seconds"),
             ("max-torrents = -1", "line 1"),
             ("max-torrents = 0", "at least 1"),
+            ("public-name = \"http://me.example\"", "a name or an address"),
             ("trust-forwarded-from = [\"10.0.0.0/33\"]", "no network"),
             ("listen = ", "line 1"),
         ] {
             let message = Settings::parse(text).unwrap_err();
             assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_public_name_is_a_name_and_nothing_else() {
+        for fine in ["me.example", "box", "my_box.lan", "192.0.2.7", "2001:db8::1", "xn--bcher-kva.example"] {
+            assert_eq!(public_name(fine).as_deref(), Ok(fine));
+        }
+        for wrong in
+            ["", "a b", "http://me.example", "me.example/", "me.example:80", "[::1]", "a/b", "$(x)", "a;b", "1.2.3.4.5"]
+        {
+            assert!(public_name(wrong).is_err(), "{wrong}");
         }
     }
 
