@@ -69,7 +69,7 @@ pub enum Command {
     /// Give torrent files to an index
     #[command(after_help = publish::EXAMPLES, after_long_help = publish::EXAMPLES)]
     Publish(publish::Args),
-    /// Tell peers of each other: announces and scrapes over HTTP and UDP
+    /// Track swarms over HTTP and UDP, and serve an index of torrents: pages to search and to upload to
     #[command(after_help = tracker::EXAMPLES, after_long_help = tracker::EXAMPLES)]
     Tracker(tracker::Args),
     /// See it work: makes files, seeds and tracks them in this process, mounts and reads them, cleans up

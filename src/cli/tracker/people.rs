@@ -1,6 +1,7 @@
 //! `btfs tracker token`, `user` and `remove`: who may upload, who may announce, and what is in the index no more. They
 //! work on the database itself, whether its tracker runs or not; a running one sees it within seconds.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use crate::base::Date;
 use crate::cli::exit;
-use crate::cli::text::{safe, say};
+use crate::cli::text::{complain, safe, say};
 use crate::tracker::index::{Index, Role, TorrentName};
 
 /// What can stand after `btfs tracker` instead of options.
@@ -80,7 +81,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<i32> {
         Command::Token(args) => people(Role::Uploader, "token", &args.action),
         Command::User(args) => people(Role::User, "user", &args.action),
         Command::Remove { torrent, place } => {
-            if !place.open()?.remove(torrent)? {
+            if !place.open_known()?.remove(torrent)? {
                 bail!("no such torrent is in the index");
             }
             say("removed");
@@ -99,7 +100,11 @@ fn people(role: Role, word: &str, action: &Action) -> anyhow::Result<i32> {
                 .with_context(|| format!("{word} {}", safe(name)))?);
         }
         Action::List { json, place } => {
-            for person in place.open()?.people(role)? {
+            let people = place.open_known()?.people(role)?;
+            if people.is_empty() && !*json {
+                complain(format_args!("there is no {word} yet; `btfs tracker {word} add NAME` makes one"));
+            }
+            for person in people {
                 let created = Date(person.created);
                 if *json {
                     let mut object = json!({ "name": person.name, "created": created.rfc3339() });
@@ -114,7 +119,7 @@ fn people(role: Role, word: &str, action: &Action) -> anyhow::Result<i32> {
             }
         }
         Action::Remove { name, place } => {
-            if !place.open()?.remove_person(role, name)? {
+            if !place.open_known()?.remove_person(role, name)? {
                 bail!("there is no {word} of the name {}", safe(name));
             }
         }
@@ -123,24 +128,45 @@ fn people(role: Role, word: &str, action: &Action) -> anyhow::Result<i32> {
 }
 
 impl Place {
+    /// The index, made if it is missing, which is told: the directory may be another one than was meant.
     fn open(&self) -> anyhow::Result<Index> {
-        let directory = match &self.state_dir {
-            Some(directory) => directory.clone(),
-            None => super::default_state_dir().context(super::NO_STATE_DIR)?,
-        };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .with_context(|| directory.display().to_string())?;
+        let directory = self.directory()?;
+        if !is_known(&directory) {
+            complain(format_args!("{}: no tracker has used this directory yet", shown(&directory)));
+        }
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).with_context(|| shown(&directory))?;
         open_index(&directory)
     }
+
+    /// The index, which must be there.
+    fn open_known(&self) -> anyhow::Result<Index> {
+        let directory = self.directory()?;
+        if !is_known(&directory) {
+            bail!("{}: no tracker has used this directory; name the right one with --state-dir", shown(&directory));
+        }
+        open_index(&directory)
+    }
+
+    fn directory(&self) -> anyhow::Result<PathBuf> {
+        match &self.state_dir {
+            Some(directory) => Ok(directory.clone()),
+            None => super::default_state_dir().context(super::NO_STATE_DIR),
+        }
+    }
+}
+
+fn is_known(directory: &Path) -> bool {
+    directory.join(INDEX).symlink_metadata().is_ok()
+}
+
+fn shown(path: &Path) -> String {
+    safe(path.as_os_str().as_bytes())
 }
 
 /// The index in a tracker's directory.
 pub(in crate::cli) fn open_index(directory: &Path) -> anyhow::Result<Index> {
-    let path = directory.join("index.sqlite");
-    Index::open(&path).with_context(|| path.display().to_string())
+    let path = directory.join(INDEX);
+    Index::open(&path).with_context(|| shown(&path))
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -148,4 +174,5 @@ fn name(text: &str) -> Result<String, String> {
     fits.then(|| text.to_owned()).ok_or_else(|| format!("expected 1 to {MAX_NAME_BYTES} bytes of text"))
 }
 
+const INDEX: &str = "index.sqlite";
 const MAX_NAME_BYTES: usize = 64;

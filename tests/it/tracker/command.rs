@@ -153,3 +153,35 @@ fn a_port_that_is_taken_is_named() {
     let third = btfs(room.path()).args(["--listen", &addr, "--state-dir"]).arg(room.path().join("b")).output().unwrap();
     assert!(third.status.code() == Some(1) && text(&third).contains("UDP"), "{}", text(&third));
 }
+
+#[test]
+fn people_are_asked_for_where_a_tracker_is_and_a_new_directory_is_told_of() {
+    let room = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = btfs(room.path()).current_dir(room.path()).args(arguments).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let hash = "07".repeat(20);
+    for arguments in [
+        &["token", "list", "--state-dir", "typo"][..],
+        &["user", "remove", "bob", "--state-dir", "typo"],
+        &["remove", &hash, "--state-dir", "typo"],
+    ] {
+        let (status, _, error) = run(arguments);
+        assert!(status == Some(1) && error.contains("typo: no tracker has used this directory"), "{error}");
+        assert!(!room.path().join("typo").exists());
+    }
+    let (status, token, said) = run(&["token", "add", "alice", "--state-dir", "new"]);
+    assert!(status == Some(0) && token.starts_with("btfs_") && said.contains("no tracker has used"), "{token} {said}");
+    let (_, _, said) = run(&["token", "add", "bob", "--state-dir", "new"]);
+    assert_eq!(said, "");
+    let (status, list, said) = run(&["user", "list", "--state-dir", "new"]);
+    assert_eq!((status, list.as_str()), (Some(0), ""));
+    assert!(said.contains("btfs tracker user add"), "{said}");
+    let (status, _, error) = run(&["remove", "07", "--state-dir", "new"]);
+    assert!(status == Some(2) && error.contains("40 hexadecimal digits, or 64"), "{error}");
+}
