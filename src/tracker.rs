@@ -11,6 +11,7 @@ mod forwarded;
 mod http;
 pub mod index;
 mod listen;
+mod lists;
 mod pace;
 mod state;
 mod stats;
@@ -29,10 +30,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use access::{Access, Refusal};
-pub use admission::{admit_known, keep_access};
+pub use admission::{admit_known, keep_access, set_lists};
 pub use crowd::Bounds;
 pub use http::Requester;
 pub use listen::{ListenError, Sockets};
+pub use lists::{BadLine, Lists};
 pub use state::{StateDir, StateError};
 pub use stats::{Requests, Summary};
 pub use store::{Announce, Counts, Event, Full, MAX_WANTED, Restored, SnapshotError, Store, StoreConfig, Totals};
@@ -69,7 +71,11 @@ impl Tracker {
     /// What anybody may know of a torrent: nothing of one that is not listed.
     fn scrape(&self, info_hash: &InfoHash) -> Counts {
         let listed = !self.access.is_listed_only() || self.access.is_listed(info_hash);
-        if listed { self.store.scrape(info_hash) } else { Counts::default() }
+        if listed && self.access.judge_lists(info_hash).is_ok() {
+            self.store.scrape(info_hash)
+        } else {
+            Counts::default()
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod folder;
 pub(super) mod people;
+mod reload;
 pub(super) mod settings;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -15,7 +16,7 @@ use anyhow::Context;
 use clap::ValueHint;
 use ipnet::IpNet;
 use serde_json::json;
-use tokio::signal::unix::signal;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use self::folder::Taker;
@@ -23,7 +24,9 @@ use self::settings::{Allow, Listen, Settings};
 use super::exit::{self, UsageError};
 use super::{daemon, logging, paths, process, text};
 use crate::tracker::web::{keep_history, pages};
-use crate::tracker::{Restored, ServeConfig, Sockets, StateDir, Tracker, admit_known, keep_access, serve};
+use crate::tracker::{
+    Restored, ServeConfig, Sockets, StateDir, Tracker, admit_known, keep_access, serve, set_lists,
+};
 
 /// `btfs tracker`.
 #[derive(Debug, clap::Args)]
@@ -51,6 +54,12 @@ pub struct Args {
     /// Who may announce what [default: open]
     #[arg(long, value_name = "WHAT")]
     pub allow: Option<Allow>,
+    /// Let in only torrents whose info-hashes stand in this file, one a line, comments after #; beside what --allow says
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub allow_list: Option<PathBuf>,
+    /// Let in no torrent whose info-hash stands in this file: announces and uploads are refused, pages show it no more
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub deny_list: Option<PathBuf>,
     /// Take .torrent files that lie or come in this directory, or below it, into the index, as if its name had uploaded
     /// them; each once, and again when it was written anew. Removing a file does not remove the torrent (btfs tracker
     /// remove does); names that begin with a dot are left out; repeatable
@@ -85,6 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     }
     let state_dir = settings.state_dir.clone().or_else(default_state_dir);
     let state_dir = state_dir.ok_or_else(|| UsageError(NO_STATE_DIR.to_owned()))?;
+    let lists = reload::lists(&settings)?;
     logging::start(&args.log, &logging::Target::foreground())?;
     daemon::raise_descriptor_limit();
     let threads = settings.threads();
@@ -100,10 +110,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     let tracker = Arc::new(Tracker::new(settings.store(), now, sockets.udp_workers()));
     let restored = state.restore(&tracker.store, now);
     let index = people::open_index(state.path()).context("the index")?;
-    tracker.access.set_listed_only(settings.allow == Allow::Listed);
-    tracker.access.set_private(settings.allow == Allow::Private);
+    reload::set_allow(&tracker, settings.allow);
+    if !lists.is_empty() {
+        set_lists(&index, &tracker, &Arc::new(lists)).context("the index")?;
+    }
     admit_known(&index, &tracker).context("the index")?;
     let (stop, stopped) = watch::channel(false);
+    let stop = Arc::new(stop);
     let taker = |directory: &PathBuf| Taker::new(directory, index.clone(), tracker.clone(), stopped.clone());
     let takers = settings.watch.iter().map(taker).collect::<anyhow::Result<Vec<_>>>()?;
     announce_ourselves(args, &settings, sockets.addrs(), state.path(), restored);
@@ -115,11 +128,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     // They end with this.
     let _watching = takers.into_iter().map(Taker::start).collect::<Result<Vec<_>, _>>().context("threads")?;
     runtime.block_on(async {
+        let reloads = reload::Reloads::new(args, settings.clone(), index.clone(), tracker.clone(), stop.clone())?;
         end_by_signals(stop)?;
         tokio::spawn(keep_access(index.clone(), tracker.clone(), stopped.clone()));
         tokio::spawn(keep_history(index, tracker.clone(), stopped.clone()));
         let keep = tokio::spawn(keep(state.clone(), tracker.clone(), settings.snapshot()));
-        let served = serve(sockets, tracker.clone(), config, stopped).await;
+        let served = tokio::select! {
+            served = serve(sockets, tracker.clone(), config, stopped) => served,
+            never = reloads.run() => match never {},
+        };
         keep.abort();
         // A snapshot that is being written is waited for: two at a time would write one file.
         let _ = keep.await;
@@ -150,9 +167,9 @@ async fn keep(state: Arc<StateDir>, tracker: Arc<Tracker>, every: Duration) {
 }
 
 /// The first signal ends in order, the second at once.
-fn end_by_signals(stop: watch::Sender<bool>) -> anyhow::Result<()> {
-    let (stop, count) = (Arc::new(stop), Arc::new(AtomicU32::new(0)));
-    for kind in process::ending_signals() {
+fn end_by_signals(stop: Arc<watch::Sender<bool>>) -> anyhow::Result<()> {
+    let count = Arc::new(AtomicU32::new(0));
+    for kind in process::ending_signals().into_iter().filter(|&kind| kind != SignalKind::hangup()) {
         let (mut signals, stop, count) = (signal(kind)?, stop.clone(), count.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
@@ -240,7 +257,9 @@ pub(super) const EXAMPLES: &str = "Examples:
   btfs tracker --watch /srv/torrents                     .torrent files that are dropped there are listed
   btfs tracker user add bob                              a passkey for --allow private: /PASSKEY/announce
 
-It answers /announce and /scrape over HTTP, the same over UDP, and /stats.json, /metrics (Prometheus) and /health over HTTP; all else there is the index, a page in a browser.";
+It answers /announce and /scrape over HTTP, the same over UDP, and /stats.json, /metrics (Prometheus) and /health over HTTP; all else there is the index, a page in a browser.
+
+SIGHUP has it read --config, --allow-list and --deny-list anew: who may announce what (allow, allow-list, deny-list) counts at once, all else from the next start. What cannot be read changes nothing, and the log says why. Where its terminal is closed, it ends.";
 
 #[cfg(test)]
 mod tests {

@@ -2,9 +2,10 @@
 //! database, a file) is somebody else's business.
 
 use std::collections::HashSet;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 
+use super::lists::Lists;
 use crate::base::InfoHash;
 use crate::proto::announce::Retry;
 
@@ -14,6 +15,12 @@ pub enum Refusal {
     /// This tracker does not track that torrent.
     #[error("this torrent is not registered here")]
     Unlisted,
+    /// Its operator has named it as one that is not let in.
+    #[error("this torrent is not allowed on this tracker")]
+    Denied,
+    /// Its operator has named those that are, and it is none of them.
+    #[error("this torrent is none of those that this tracker allows")]
+    NotAllowed,
     /// This tracker wants a passkey in the path, and there is none.
     #[error("this tracker is private: its URL needs your passkey")]
     NoPasskey,
@@ -27,8 +34,8 @@ impl Refusal {
     pub fn retry(self) -> Retry {
         match self {
             // It may be uploaded to the index in the meantime.
-            Self::Unlisted => Retry::Minutes(30),
-            Self::NoPasskey | Self::UnknownPasskey => Retry::Never,
+            Self::Unlisted | Self::NotAllowed => Retry::Minutes(30),
+            Self::Denied | Self::NoPasskey | Self::UnknownPasskey => Retry::Never,
         }
     }
 }
@@ -39,6 +46,9 @@ pub struct Access {
     listed_only: AtomicBool,
     private: AtomicBool,
     torrents: Vec<RwLock<HashSet<InfoHash>>>,
+    /// Whether the lists say anything: else nobody has to look at them.
+    has_lists: AtomicBool,
+    lists: RwLock<Arc<Lists>>,
     passkeys: RwLock<HashSet<String>>,
 }
 
@@ -55,6 +65,8 @@ impl Access {
             listed_only: AtomicBool::new(false),
             private: AtomicBool::new(false),
             torrents: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            has_lists: AtomicBool::new(false),
+            lists: RwLock::default(),
             passkeys: RwLock::default(),
         }
     }
@@ -115,6 +127,7 @@ impl Access {
     /// [`Refusal`].
     pub fn judge(&self, info_hash: &InfoHash, passkey: Option<&str>) -> Result<(), Refusal> {
         self.judge_passkey(passkey)?;
+        self.judge_lists(info_hash)?;
         let unlisted = self.is_listed_only() && !self.is_listed(info_hash);
         if unlisted { Err(Refusal::Unlisted) } else { Ok(()) }
     }
@@ -131,6 +144,23 @@ impl Access {
         // Not compared in constant time, but looked up by a keyed hash: time tells nothing of how much was right.
         let known = self.passkeys.read().expect("no holder panics").contains(passkey);
         if known { Ok(()) } else { Err(Refusal::UnknownPasskey) }
+    }
+
+    /// Which torrents the operator lets in at all; beside the other rules.
+    pub fn set_lists(&self, lists: Arc<Lists>) {
+        self.has_lists.store(!lists.is_empty(), Ordering::Release);
+        *self.lists.write().expect("no holder panics") = lists;
+    }
+
+    /// Whether the operator lets this torrent in.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`], [`Refusal::NotAllowed`].
+    pub fn judge_lists(&self, info_hash: &InfoHash) -> Result<(), Refusal> {
+        if !self.has_lists.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.lists.read().expect("no holder panics").judge(info_hash)
     }
 
     /// Whether [`list`](Self::list) has named it.
@@ -180,6 +210,9 @@ mod tests {
         assert_eq!(access.judge(&HASH, Some("alice")), Ok(()));
         access.set_listed_only(true);
         assert_eq!(access.judge(&HASH, Some("alice")), Err(Refusal::Unlisted));
+        access.set_lists(Arc::new(Lists { allow: None, deny: HashSet::from([HASH]) }));
+        assert_eq!(access.judge(&HASH, Some("alice")), Err(Refusal::Denied));
+        assert_eq!(access.judge(&HASH, Some("bob")), Err(Refusal::UnknownPasskey), "strangers are told nothing");
         access.expel("alice");
         assert_eq!(access.judge(&HASH, Some("alice")), Err(Refusal::UnknownPasskey));
         assert_eq!(Refusal::UnknownPasskey.retry(), Retry::Never);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Tracker;
-use super::index::{Index, IndexError, Role};
+use super::index::{Changes, Index, IndexError, Role};
+use super::{Lists, Tracker};
 
 /// Lets in what the index has, and goes on with it until `shutdown` becomes true or its sender is gone: what another
 /// process changes (`btfs tracker user add`) is known within seconds.
@@ -45,10 +45,24 @@ pub fn admit_known(index: &Index, tracker: &Tracker) -> Result<(), IndexError> {
     step(index, tracker, &mut HashSet::new())
 }
 
-fn step(index: &Index, tracker: &Tracker, known: &mut HashSet<String>) -> Result<(), IndexError> {
-    let changes = index.refresh()?;
-    changes.come.into_iter().for_each(|hash| tracker.access.list(hash));
+/// Has the operator's lists count from now on, for announces and for the index. Blocking.
+///
+/// # Errors
+/// The database's trouble; then everything is as before.
+pub fn set_lists(index: &Index, tracker: &Tracker, lists: &Arc<Lists>) -> Result<(), IndexError> {
+    let changes = index.set_lists(lists.clone())?;
+    tracker.access.set_lists(lists.clone());
+    follow(tracker, &changes);
+    Ok(())
+}
+
+fn follow(tracker: &Tracker, changes: &Changes) {
+    changes.come.iter().for_each(|&hash| tracker.access.list(hash));
     changes.gone.iter().for_each(|hash| tracker.access.unlist(hash));
+}
+
+fn step(index: &Index, tracker: &Tracker, known: &mut HashSet<String>) -> Result<(), IndexError> {
+    follow(tracker, &index.refresh()?);
     let passkeys: HashSet<_> = index.people(Role::User)?.into_iter().filter_map(|person| person.passkey).collect();
     known.difference(&passkeys).for_each(|passkey| tracker.access.expel(passkey));
     passkeys.difference(known).for_each(|passkey| tracker.access.admit(passkey.as_str()));

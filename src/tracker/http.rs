@@ -271,7 +271,7 @@ fn announce(tracker: &Tracker, passkey: Option<&str>, ip: IpAddr, query: &[u8]) 
 }
 
 fn scrape(tracker: &Tracker, passkey: Option<&str>, query: &[u8]) -> Vec<u8> {
-    let hashes = match wire::parse_scrape(query, MAX_SCRAPED) {
+    let mut hashes = match wire::parse_scrape(query, MAX_SCRAPED) {
         Ok(hashes) => hashes,
         Err(reason) => {
             count(&tracker.stats.http.malformed, 1);
@@ -279,6 +279,12 @@ fn scrape(tracker: &Tracker, passkey: Option<&str>, query: &[u8]) -> Vec<u8> {
         }
     };
     if let Err(refusal) = tracker.access.judge_passkey(passkey) {
+        return refuse(tracker, refusal);
+    }
+    // Whoever asks of several hears of those that are let in.
+    let mut refusal = None;
+    hashes.retain(|hash| tracker.access.judge_lists(hash).map_err(|denied| refusal = Some(denied)).is_ok());
+    if let (true, Some(refusal)) = (hashes.is_empty(), refusal) {
         return refuse(tracker, refusal);
     }
     count(&tracker.stats.http.scrapes, 1);

@@ -36,6 +36,7 @@ pub use torrents::{Added, Changes, Details, NoTorrentName, TorrentName, Upload};
 use super::complaint::Complaint;
 use crate::base::InfoHash;
 use crate::proto::metainfo::MetainfoError;
+use crate::tracker::{Lists, Refusal};
 use catalog::Catalog;
 use place::{Identity, Lies, Place};
 use writer::Writer;
@@ -66,6 +67,9 @@ pub enum IndexError {
     /// The file that was given is no torrent.
     #[error(transparent)]
     Torrent(#[from] MetainfoError),
+    /// The operator does not let it in.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
     /// Somebody of this name is there already.
     #[error("{0} exists already")]
     Exists(String),
@@ -121,7 +125,7 @@ impl Index {
     /// [`IndexError`], when it cannot be read or written, or is of a later version.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
         let connection = schema::open(path)?;
-        let catalog = torrents::load(&connection)?;
+        let catalog = torrents::load(&connection, Arc::default())?;
         let place = Arc::new(Place::of(path)?);
         let reader = (place.ours(), schema::open_for_reading(path)?);
         let shared = Shared {
@@ -158,6 +162,11 @@ impl Index {
     /// Whether nothing is listed. Does not block.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Which torrents the operator lets in. Does not block.
+    pub fn lists(&self) -> Arc<Lists> {
+        self.catalog(|catalog| catalog.lists().clone())
     }
 
     /// Runs `work` in the next transaction; what it did is on the disk when this returns.

@@ -141,6 +141,12 @@ fn answer(tracker: &Tracker, counters: &Counters, now: Instant, from: SocketAddr
             if tracker.access.is_private() {
                 return refuse(out, "a private tracker is scraped over HTTP");
             }
+            // Several are told as zeros, one alone is refused.
+            if let [hash] = hashes
+                && let Err(refusal) = tracker.access.judge_lists(&InfoHash(*hash))
+            {
+                return refuse(out, &refusal.to_string());
+            }
             wire::write_scraped(out, transaction);
             for hash in hashes {
                 let counts = tracker.scrape(&InfoHash(*hash));

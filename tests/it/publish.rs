@@ -3,6 +3,7 @@
 mod disks;
 mod folder;
 mod kills;
+mod lists;
 mod power;
 
 use std::io::{BufRead, BufReader, Read, Write};

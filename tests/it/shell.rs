@@ -239,19 +239,23 @@ fn a_page_that_is_not_there_and_a_place_that_is_none_are_told() {
 }
 
 #[test]
-fn systemd_finds_no_fault_with_the_unit() {
+fn systemd_finds_no_fault_with_the_units() {
     let room = Room::new();
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd/btfs@.service");
-    let text = fs::read_to_string(unit).unwrap();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/systemd");
     let btfs = room.path("bin/btfs").display().to_string();
-    let here = text.replace("=btfs ", &format!("={btfs} "));
-    assert_eq!(here.matches(&btfs).count(), 2, "both commands: {here}");
-    let unit = room.path("btfs@mnt-debian.service");
-    fs::write(&unit, &here).unwrap();
     let verify = |unit: &Path| room.run("systemd-analyze", &["verify", "--man=no", unit.to_str().unwrap()]);
-    let Some(output) = verify(&unit) else { return };
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && !errors.contains("btfs@"), "{errors}");
+    for (file, commands, name) in [("btfs@.service", 2, "btfs@mnt-debian"), ("btfs-tracker.service", 1, "btfs-tracker")]
+    {
+        let here = fs::read_to_string(units.join(file)).unwrap().replace("=btfs ", &format!("={btfs} "));
+        assert_eq!(here.matches(&btfs).count(), commands, "all commands: {here}");
+        let unit = room.path(&format!("{name}.service"));
+        fs::write(&unit, &here).unwrap();
+        let Some(output) = verify(&unit) else { return };
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !errors.contains(name), "{errors}");
+    }
+    let unit = room.path("btfs@mnt-debian.service");
+    let here = fs::read_to_string(&unit).unwrap();
     // It would have seen one.
     fs::write(&unit, here.replace("Type=forking", "Type=spoon")).unwrap();
     let output = verify(&unit).unwrap();

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::cli::watching::Watching;
 use crate::storage::{Folder, Judged, Stamp, read_torrent_file};
-use crate::tracker::Tracker;
 use crate::tracker::index::{FolderFile, Index, IndexError, Upload};
+use crate::tracker::{Lists, Tracker};
 
 /// Brings files of one directory into the index.
 pub(super) struct Taker {
@@ -37,6 +37,9 @@ struct Desk {
     taken: Option<HashMap<PathBuf, String>>,
     waiting: Vec<FolderFile>,
     waiting_bytes: usize,
+    /// By which was judged, and what was refused by them.
+    lists: Arc<Lists>,
+    refused: Vec<PathBuf>,
     /// Of this look.
     new: usize,
     joined: usize,
@@ -66,6 +69,8 @@ impl Taker {
             taken: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
+            lists: Arc::default(),
+            refused: Vec::new(),
             new: 0,
             joined: 0,
             failed: Vec::new(),
@@ -85,6 +90,11 @@ impl Taker {
         }
         self.resting = None;
         let Self { folder, desk, .. } = self;
+        let lists = desk.index.lists();
+        if !Arc::ptr_eq(&lists, &std::mem::replace(&mut desk.lists, lists.clone())) {
+            // Others may be let in now.
+            desk.refused.drain(..).for_each(|path| folder.forget(&path));
+        }
         let look = match desk.know() {
             Ok(()) => folder.look(now, &mut |path, full, stamp| desk.judge(path, full, stamp)),
             Err(error) => return self.rest(now, &error),
@@ -140,6 +150,10 @@ impl Desk {
             Ok(upload) => upload,
             Err(reason) => return Judged::Senseless(format!("not a usable torrent: {reason}")),
         };
+        if let Err(refusal) = self.lists.judge_all(upload.hashes().announced()) {
+            self.refused.push(path.to_owned());
+            return Judged::Senseless(refusal.to_string());
+        }
         self.waiting_bytes += upload.bytes();
         self.waiting.push(FolderFile { path: path.to_owned(), stamp, upload });
         if self.waiting.len() >= MAX_TOGETHER || self.waiting_bytes >= MAX_TOGETHER_BYTES {

@@ -24,6 +24,8 @@ pub(super) struct Settings {
     pub(super) public_name: Option<String>,
     pub(super) public_url: Option<String>,
     pub(super) allow: Allow,
+    pub(super) allow_list: Option<PathBuf>,
+    pub(super) deny_list: Option<PathBuf>,
     pub(super) open_upload: bool,
     pub(super) watch: Vec<PathBuf>,
     pub(super) trust_forwarded_from: Vec<Network>,
@@ -46,6 +48,8 @@ impl Default for Settings {
             public_name: None,
             public_url: None,
             allow: Allow::Open,
+            allow_list: None,
+            deny_list: None,
             open_upload: false,
             watch: Vec::new(),
             trust_forwarded_from: Vec::new(),
@@ -80,6 +84,8 @@ impl Settings {
         if !args.watch.is_empty() {
             settings.watch = args.watch.clone();
         }
+        settings.allow_list = args.allow_list.clone().or(settings.allow_list);
+        settings.deny_list = args.deny_list.clone().or(settings.deny_list);
         settings.state_dir = args.state_dir.clone().or(settings.state_dir);
         settings.public_url = args.public_url.clone().or(settings.public_url);
         settings.allow = args.allow.unwrap_or(settings.allow);
@@ -120,8 +126,10 @@ impl Settings {
 
     /// The file that says this.
     pub(super) fn to_toml(&self) -> String {
-        let mut out =
-            String::from("# btfs tracker: all options. What is commented out shows what is done without it.\n");
+        let mut out = String::from(
+            "# btfs tracker: all options. What is commented out shows what is done without it.\n\
+             # SIGHUP has allow, allow-list and deny-list read anew; all else counts from the next start.\n",
+        );
         let mut option = |comment: &str, line: String| {
             let _ = writeln!(out);
             comment.lines().for_each(|comment| _ = writeln!(out, "# {comment}"));
@@ -155,6 +163,22 @@ impl Settings {
             "Who may announce what: \"open\" (everybody anything), \"listed\" (what is in the index),\n\"private\" (users that have a passkey).",
             format!("allow = {}", quoted(self.allow.word())),
         );
+        for (path, key, comment) in [
+            (
+                &self.allow_list,
+                "allow-list",
+                "A file of the only torrents that are let in, beside what allow says: info-hashes of 40 or 64\nhexadecimal digits, one a line, comments after #.",
+            ),
+            (
+                &self.deny_list,
+                "deny-list",
+                "Such a file of torrents that are not: announces and uploads are refused, pages show them no more.",
+            ),
+        ] {
+            let mark = if path.is_some() { "" } else { "# " };
+            let path = path.clone().unwrap_or_else(|| format!("/etc/btfs/{key}").into());
+            option(comment, format!("{mark}{key} = {}", quoted(&path.to_string_lossy())));
+        }
         option(
             "Whether anybody may upload to the index, without a token.",
             format!("open-upload = {}", self.open_upload),
@@ -317,7 +341,7 @@ pub enum Allow {
 }
 
 impl Allow {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Listed => "listed",
@@ -398,6 +422,8 @@ mod tests {
             public_name: Some("tracker.example".into()),
             public_url: Some("https://tracker.example".into()),
             allow: Allow::Private,
+            allow_list: Some("/etc/allow".into()),
+            deny_list: Some("/etc/deny".into()),
             open_upload: true,
             watch: vec!["/srv/a \"b\"".into(), "c".into()],
             trust_forwarded_from: vec![Network("10.0.0.0/8".parse().unwrap())],

@@ -2,13 +2,14 @@
 //!
 //! About 150 bytes a torrent.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::health::Health;
 use crate::base::{InfoHash, InfoHashV2};
+use crate::tracker::Lists;
 use crate::tracker::store::Store;
 
 /// One torrent.
@@ -37,6 +38,9 @@ pub(super) struct Catalog {
     torrents: Vec<Listed>,
     /// By all hashes that peers announce: of v2 torrents the first 20 bytes (BEP 52).
     by_hash: HashMap<InfoHash, i64>,
+    /// What the operator lets in, and what of the database that leaves out.
+    lists: Arc<Lists>,
+    hidden: BTreeSet<i64>,
     pulse: Pulse,
 }
 
@@ -72,7 +76,16 @@ impl std::fmt::Display for Hashes {
 }
 
 impl Catalog {
+    /// Without torrents, for those that these lists let in.
+    pub(super) fn new(lists: Arc<Lists>) -> Self {
+        Self { lists, ..Self::default() }
+    }
+
     pub(super) fn add(&mut self, torrent: Listed) {
+        if self.lists.judge_all(torrent.hashes.announced()).is_err() {
+            self.hidden.insert(torrent.id);
+            return;
+        }
         for hash in torrent.hashes.announced() {
             self.by_hash.insert(hash, torrent.id);
         }
@@ -83,6 +96,7 @@ impl Catalog {
     }
 
     pub(super) fn remove(&mut self, id: i64) {
+        self.hidden.remove(&id);
         if let Ok(at) = self.position(id) {
             let torrent = self.torrents.remove(at);
             for hash in torrent.hashes.announced() {
@@ -104,15 +118,19 @@ impl Catalog {
         &self.torrents
     }
 
-    /// How many there are, and the highest id.
+    pub(super) fn lists(&self) -> &Arc<Lists> {
+        &self.lists
+    }
+
+    /// How many there are in the database, and the highest id.
     pub(super) fn extent(&self) -> (i64, i64) {
-        (self.torrents.len() as i64, self.torrents.last().map_or(0, |torrent| torrent.id))
+        let last = self.torrents.last().map(|torrent| torrent.id).max(self.hidden.last().copied());
+        ((self.torrents.len() + self.hidden.len()) as i64, last.unwrap_or(0))
     }
 
     /// Takes over another list.
     pub(super) fn replace(&mut self, fresh: Self) {
-        (self.torrents, self.by_hash) = (fresh.torrents, fresh.by_hash);
-        self.pulse = Pulse::default();
+        *self = fresh;
     }
 
     pub(super) fn announced(&self) -> HashSet<InfoHash> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use super::words::{cut, grams, push_line};
 use super::{Index, IndexError, unix, unsigned};
 use crate::base::{InfoHash, InfoHashV2};
 use crate::proto::metainfo::{EntryKind, Metainfo, MetainfoError};
+use crate::tracker::Lists;
 
 /// What became of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +48,10 @@ impl Index {
     /// seeds are added to its own (but not to those of a private torrent, which must not mix). `uploader` is a note.
     ///
     /// # Errors
-    /// [`IndexError::Torrent`] when it is none; else the database's trouble, and then nothing was added.
+    /// [`IndexError::Torrent`] when it is none, [`IndexError::Refused`] when the operator does not let it in; else the database's trouble, and then nothing was added.
     pub fn add(&self, file: Bytes, uploader: Option<&str>, now: SystemTime) -> Result<Added, IndexError> {
         let mut upload = Upload::parse(file)?;
+        self.lists().judge_all(upload.hashes.announced())?;
         let warnings = std::mem::take(&mut upload.warnings);
         let (uploader, added) = (uploader.map(str::to_owned), unix(now));
         let (new, listed) = self.write(move |connection| upload.add(connection, uploader.as_deref(), added))?;
@@ -127,10 +130,22 @@ impl Index {
         if here == there {
             return Ok(Changes::default());
         }
+        self.reload(None)
+    }
+
+    /// Has these lists count from now on: what they do not let in is shown no more, nor taken, but kept.
+    ///
+    /// # Errors
+    /// The database's trouble; then nothing changes here.
+    pub fn set_lists(&self, lists: Arc<Lists>) -> Result<Changes, IndexError> {
+        self.reload(Some(lists))
+    }
+
+    fn reload(&self, lists: Option<Arc<Lists>>) -> Result<Changes, IndexError> {
         let index = self.clone();
         // By the thread that writes: nothing of ours comes between reading the list and taking it over.
         self.write(move |connection| {
-            let fresh = load(connection)?;
+            let fresh = load(connection, lists.unwrap_or_else(|| index.lists()))?;
             Ok(index.change_catalog(|catalog| {
                 let old = catalog.announced();
                 catalog.replace(fresh);
@@ -146,7 +161,7 @@ impl Index {
     }
 }
 
-/// What another process has changed.
+/// What is listed now and was not, and the other way round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// As peers announce them: these are listed now.
@@ -165,7 +180,7 @@ pub enum TorrentName {
 }
 
 impl TorrentName {
-    fn announced(self) -> InfoHash {
+    pub(in crate::tracker) fn announced(self) -> InfoHash {
         match self {
             Self::Short(hash) => hash,
             Self::Long(hash) => InfoHash::from_slice(&hash.0[..20]).expect("20 of 32 bytes"),
@@ -203,6 +218,11 @@ impl Upload {
         let metainfo = Metainfo::parse(&file)?;
         let (row, hashes) = (NewRow::of(&metainfo), hashes_of(&metainfo));
         Ok(Self { row, hashes, file, warnings: metainfo.warnings })
+    }
+
+    /// What it is.
+    pub fn hashes(&self) -> &Hashes {
+        &self.hashes
     }
 
     /// Bytes of the file.
@@ -324,8 +344,8 @@ impl NewRow {
 }
 
 /// Everything that is listed.
-pub(super) fn load(connection: &Connection) -> Result<Catalog, IndexError> {
-    let mut catalog = Catalog::default();
+pub(super) fn load(connection: &Connection, lists: Arc<Lists>) -> Result<Catalog, IndexError> {
+    let mut catalog = Catalog::new(lists);
     let mut statement =
         connection.prepare("SELECT id, hash_v1, hash_v2, size_bytes, added FROM torrents ORDER BY id")?;
     for torrent in statement.query_map([], listed)? {

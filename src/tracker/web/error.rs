@@ -6,6 +6,7 @@ use axum::http::header::{CONNECTION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE}
 use axum::response::{IntoResponse, Response};
 
 use super::view;
+use crate::tracker::Refusal;
 use crate::tracker::index::IndexError;
 
 /// Why there is no page.
@@ -21,6 +22,8 @@ pub(super) enum PageError {
     TooLarge,
     #[error("uploading needs a token that is valid here")]
     Token,
+    #[error("{0}")]
+    Refused(#[from] Refusal),
     #[error("this server does not answer to that name; its operator can add it with --public-name")]
     Host,
     #[error("this was sent by another site")]
@@ -55,7 +58,7 @@ impl PageError {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
-            Self::Origin => StatusCode::FORBIDDEN,
+            Self::Origin | Self::Refused(_) => StatusCode::FORBIDDEN,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
             Self::TooLong | Self::Busy | Self::Broken => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -67,7 +70,7 @@ impl PageError {
             Self::Method | Self::Bad(_) => "That does not work",
             Self::TooLarge => "Too large",
             Self::Token => "Not allowed",
-            Self::Host | Self::Origin => "Refused",
+            Self::Host | Self::Origin | Self::Refused(_) => "Refused",
             Self::TooLong | Self::Busy => "Busy",
             Self::Full | Self::Broken => "Out of order",
         }
@@ -104,6 +107,7 @@ impl From<IndexError> for PageError {
     fn from(error: IndexError) -> Self {
         match error {
             IndexError::Torrent(error) => Self::Bad(format!("this is no usable torrent: {error}")),
+            IndexError::Refused(refusal) => Self::Refused(refusal),
             IndexError::TooLong => Self::TooLong,
             IndexError::Full => Self::Full,
             error => {

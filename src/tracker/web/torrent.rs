@@ -17,6 +17,7 @@ use super::{Shown, Site, SiteState, turn};
 use crate::base::Date;
 use crate::base::size::Bytes;
 use crate::proto::metainfo::{EntryKind, Metainfo};
+use crate::tracker::Refusal;
 use crate::tracker::index::{Details, Health, IndexError, Sample, TorrentName};
 
 /// `/torrent/HASH` is the page, `/torrent/HASH.torrent` the file, `/torrent/HASH.json` for programs.
@@ -30,6 +31,9 @@ pub(super) async fn any(State(site): SiteState, Extension(authority): Extension<
         "json" => json,
         _ => return Err(PageError::NotFound),
     };
+    if site.index().lists().deny.contains(&hash.announced()) {
+        return Err(Refusal::Denied.into());
+    }
     let notice = notice(uri.query().unwrap_or_default());
     let base = view::base(site.config(), &authority);
     let length = site.ask(move |site| site.index().file_bytes(&hash)).await?.ok_or(PageError::NotFound)?;
