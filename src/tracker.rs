@@ -30,14 +30,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use access::{Access, Refusal};
-pub use admission::{admit_known, keep_access, set_lists};
+pub use admission::{admit_known, book_users, keep_access, set_lists};
 pub use crowd::Bounds;
 pub use http::Requester;
 pub use listen::{ListenError, Sockets};
 pub use lists::{BadLine, Lists};
 pub use state::{StateDir, StateError};
 pub use stats::{Requests, Summary};
-pub use store::{Announce, Counts, Event, Full, MAX_WANTED, Restored, SnapshotError, Store, StoreConfig, Totals};
+pub use store::{
+    Announce, Counts, Event, Full, MAX_WANTED, Moved, Restored, SnapshotError, Store, StoreConfig, Totals,
+};
 
 use crate::base::InfoHash;
 

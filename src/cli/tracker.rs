@@ -25,7 +25,7 @@ use super::exit::{self, UsageError};
 use super::{daemon, logging, paths, process, text};
 use crate::tracker::web::{keep_history, pages};
 use crate::tracker::{
-    Restored, ServeConfig, Sockets, StateDir, Tracker, admit_known, keep_access, serve, set_lists,
+    Restored, ServeConfig, Sockets, StateDir, Tracker, admit_known, book_users, keep_access, serve, set_lists,
 };
 
 /// `btfs tracker`.
@@ -131,7 +131,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
         let reloads = reload::Reloads::new(args, settings.clone(), index.clone(), tracker.clone(), stop.clone())?;
         end_by_signals(stop)?;
         tokio::spawn(keep_access(index.clone(), tracker.clone(), stopped.clone()));
-        tokio::spawn(keep_history(index, tracker.clone(), stopped.clone()));
+        tokio::spawn(keep_history(index.clone(), tracker.clone(), stopped.clone()));
         let keep = tokio::spawn(keep(state.clone(), tracker.clone(), settings.snapshot()));
         let served = tokio::select! {
             served = serve(sockets, tracker.clone(), config, stopped) => served,
@@ -143,6 +143,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
         served.context("the tracker cannot go on")
     })?;
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Err(error) = book_users(&index, &tracker) {
+        tracing::warn!(%error, "what users have moved in the last seconds is lost");
+    }
     state.save(&tracker.store, Instant::now()).with_context(|| format!("{}: not saved", state_dir.display()))?;
     tracing::info!("ended");
     Ok(exit::OK)

@@ -1,11 +1,12 @@
 //! Who may announce what. In memory, asked at every announce and changed while announces go on; where it comes from (a
 //! database, a file) is somebody else's business.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use super::lists::Lists;
+use super::store::Moved;
 use crate::base::InfoHash;
 use crate::proto::announce::Retry;
 
@@ -49,7 +50,30 @@ pub struct Access {
     /// Whether the lists say anything: else nobody has to look at them.
     has_lists: AtomicBool,
     lists: RwLock<Arc<Lists>>,
-    passkeys: RwLock<HashSet<String>>,
+    passkeys: RwLock<HashMap<String, Account>>,
+}
+
+/// What a user has moved and nobody has asked for yet.
+#[derive(Debug, Default)]
+struct Account {
+    uploaded: AtomicU64,
+    downloaded: AtomicU64,
+}
+
+impl Account {
+    fn add(&self, moved: Moved) {
+        // Saturating: who says much often enough must not come out at nothing.
+        for (sum, bytes) in [(&self.uploaded, moved.uploaded), (&self.downloaded, moved.downloaded)] {
+            if bytes > 0 {
+                let _ = sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| Some(sum.saturating_add(bytes)));
+            }
+        }
+    }
+
+    fn take(&self) -> Moved {
+        let take = |sum: &AtomicU64| if sum.load(Ordering::Relaxed) == 0 { 0 } else { sum.swap(0, Ordering::Relaxed) };
+        Moved { uploaded: take(&self.uploaded), downloaded: take(&self.downloaded) }
+    }
 }
 
 impl Default for Access {
@@ -108,17 +132,33 @@ impl Access {
 
     /// Lets the holder of a passkey in.
     pub fn admit(&self, passkey: impl Into<String>) {
-        self.passkeys.write().expect("no holder panics").insert(passkey.into());
+        self.passkeys.write().expect("no holder panics").entry(passkey.into()).or_default();
     }
 
     /// The passkeys that are let in.
     pub fn passkeys(&self) -> HashSet<String> {
-        self.passkeys.read().expect("no holder panics").clone()
+        self.passkeys.read().expect("no holder panics").keys().cloned().collect()
     }
 
     /// Lets the holder of a passkey in no more.
     pub fn expel(&self, passkey: &str) {
         self.passkeys.write().expect("no holder panics").remove(passkey);
+    }
+
+    /// Books what a peer with this passkey has moved.
+    pub fn credit(&self, passkey: &str, moved: Moved) {
+        if moved != Moved::default()
+            && let Some(account) = self.passkeys.read().expect("no holder panics").get(passkey)
+        {
+            account.add(moved);
+        }
+    }
+
+    /// What users have moved since this was asked last: only those that have moved anything.
+    pub fn take_credits(&self) -> Vec<(String, Moved)> {
+        let passkeys = self.passkeys.read().expect("no holder panics");
+        let taken = passkeys.iter().map(|(passkey, account)| (passkey, account.take()));
+        taken.filter(|(_, moved)| *moved != Moved::default()).map(|(key, moved)| (key.clone(), moved)).collect()
     }
 
     /// Whether this torrent may be asked for by whoever showed this passkey, or none.
@@ -142,7 +182,7 @@ impl Access {
         }
         let passkey = passkey.ok_or(Refusal::NoPasskey)?;
         // Not compared in constant time, but looked up by a keyed hash: time tells nothing of how much was right.
-        let known = self.passkeys.read().expect("no holder panics").contains(passkey);
+        let known = self.passkeys.read().expect("no holder panics").contains_key(passkey);
         if known { Ok(()) } else { Err(Refusal::UnknownPasskey) }
     }
 
@@ -216,5 +256,21 @@ mod tests {
         access.expel("alice");
         assert_eq!(access.judge(&HASH, Some("alice")), Err(Refusal::UnknownPasskey));
         assert_eq!(Refusal::UnknownPasskey.retry(), Retry::Never);
+    }
+
+    #[test]
+    fn what_users_move_is_booked_until_it_is_taken() {
+        let access = Access::open();
+        ["alice", "bob", "idle"].into_iter().for_each(|name| access.admit(name));
+        let moved = |uploaded, downloaded| Moved { uploaded, downloaded };
+        access.credit("alice", moved(1, 0));
+        access.credit("alice", moved(u64::MAX, 5));
+        access.credit("bob", moved(0, 7));
+        access.credit("nobody", moved(3, 3));
+        access.admit("alice");
+        let mut taken = access.take_credits();
+        taken.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(taken, [("alice".to_owned(), moved(u64::MAX, 5)), ("bob".to_owned(), moved(0, 7))]);
+        assert!(access.take_credits().is_empty());
     }
 }

@@ -14,7 +14,7 @@ use super::{Lists, Tracker};
 pub async fn keep_access(index: Index, tracker: Arc<Tracker>, mut shutdown: watch::Receiver<bool>) {
     let mut known = tracker.access.passkeys();
     let mut tick = tokio::time::interval(EVERY);
-    loop {
+    for turn in 0_u64.. {
         // Cancel-safe: both lose nothing.
         tokio::select! {
             () = async { _ = shutdown.wait_for(|&end| end).await } => return,
@@ -22,7 +22,10 @@ pub async fn keep_access(index: Index, tracker: Arc<Tracker>, mut shutdown: watc
         }
         let (index, tracker) = (index.clone(), tracker.clone());
         let step = tokio::task::spawn_blocking(move || {
-            let outcome = step(&index, &tracker, &mut known);
+            let mut outcome = step(&index, &tracker, &mut known);
+            if turn % BOOKED_EVERY == 0 {
+                outcome = outcome.and(book_users(&index, &tracker));
+            }
             (known, outcome)
         });
         // Its panic is logged already.
@@ -30,7 +33,7 @@ pub async fn keep_access(index: Index, tracker: Arc<Tracker>, mut shutdown: watc
         known = back;
         if let Err(error) = outcome {
             // The index itself warns, once.
-            tracing::debug!(%error, "the index cannot be asked who may announce");
+            tracing::debug!(%error, "the index cannot be asked who may announce, or told what users have moved");
         }
     }
 }
@@ -56,6 +59,22 @@ pub fn set_lists(index: &Index, tracker: &Tracker, lists: &Arc<Lists>) -> Result
     Ok(())
 }
 
+/// Writes down what users have moved; what cannot be written is kept for the next time. Blocking.
+///
+/// # Errors
+/// The database's trouble.
+pub fn book_users(index: &Index, tracker: &Tracker) -> Result<(), IndexError> {
+    let moved = tracker.access.take_credits();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let outcome = index.book(moved.clone());
+    if outcome.is_err() {
+        moved.into_iter().for_each(|(passkey, moved)| tracker.access.credit(&passkey, moved));
+    }
+    outcome
+}
+
 fn follow(tracker: &Tracker, changes: &Changes) {
     changes.come.iter().for_each(|&hash| tracker.access.list(hash));
     changes.gone.iter().for_each(|hash| tracker.access.unlist(hash));
@@ -71,6 +90,8 @@ fn step(index: &Index, tracker: &Tracker, known: &mut HashSet<String>) -> Result
 }
 
 const EVERY: Duration = Duration::from_secs(2);
+/// Looks from one writing of what users have moved to the next: a sync each, and at most what ten seconds hold is lost.
+const BOOKED_EVERY: u64 = 5;
 
 #[cfg(test)]
 mod tests {

@@ -250,10 +250,13 @@ fn announce(tracker: &Tracker, passkey: Option<&str>, ip: IpAddr, query: &[u8]) 
     };
     PEERS.with_borrow_mut(|peers| {
         peers.clear();
-        let Ok(counts) = tracker.store.announce(Instant::now(), &announce, peers) else {
+        let Ok((counts, moved)) = tracker.store.announce_by_user(Instant::now(), &announce, peers) else {
             count(&counters.refused, 1);
             return wire::write_failure(NO_ROOM, Some(Retry::Minutes(15)));
         };
+        if let Some(passkey) = passkey {
+            tracker.access.credit(passkey, moved);
+        }
         count(&counters.announces, 1);
         let reply = AnnounceReply {
             interval_seconds: Some(seconds(tracker.store.interval())),

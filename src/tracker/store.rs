@@ -97,6 +97,15 @@ pub struct Counts {
     pub downloaded: u64,
 }
 
+/// What a peer has moved since its last announce, as it says and as far as that is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// Bytes sent.
+    pub uploaded: u64,
+    /// Bytes received.
+    pub downloaded: u64,
+}
+
 /// What is known of all torrents together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
@@ -170,11 +179,24 @@ impl Store {
     /// # Errors
     /// [`Full`].
     pub fn announce(&self, now: Instant, announce: &Announce, peers: &mut Vec<u8>) -> Result<Counts, Full> {
+        Ok(self.announce_by_user(now, announce, peers)?.0)
+    }
+
+    /// The same, for a peer to whose user that counts which it has moved since its last announce.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn announce_by_user(
+        &self,
+        now: Instant,
+        announce: &Announce,
+        peers: &mut Vec<u8>,
+    ) -> Result<(Counts, Moved), Full> {
         let mut shard = self.lock(&announce.info_hash);
         let Shard { torrents, totals, rng } = &mut *shard;
         if !torrents.contains_key(&announce.info_hash) {
             if announce.event == Event::Stopped {
-                return Ok(Counts::default());
+                return Ok((Counts::default(), Moved::default()));
             }
             if self.torrents.fetch_add(1, Ordering::Relaxed) >= self.config.max_torrents
                 && !forget_an_idle_one(torrents, totals, &self.torrents)
@@ -210,7 +232,7 @@ impl Store {
         } else {
             totals.add(torrent);
         }
-        Ok(counts)
+        Ok((counts, Moved { uploaded: booked.uploaded, downloaded: booked.downloaded }))
     }
 
     /// What is known of a torrent, both families together; zeros for one that nobody announced.

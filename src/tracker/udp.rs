@@ -107,12 +107,10 @@ fn answer(tracker: &Tracker, counters: &Counters, now: Instant, from: SocketAddr
             if request.port == 0 {
                 return refuse(out, "port is 0");
             }
-            let allowed = if tracker.access.is_private() {
-                tracker.access.judge(&request.info_hash, passkey(&wire::url_data(options)))
-            } else {
-                tracker.access.judge(&request.info_hash, None)
-            };
-            if let Err(refusal) = allowed {
+            // Nobody else's options are read.
+            let url = tracker.access.is_private().then(|| wire::url_data(options));
+            let passkey = url.as_deref().and_then(passkey);
+            if let Err(refusal) = tracker.access.judge(&request.info_hash, passkey) {
                 return refuse(out, &refusal.to_string());
             }
             let most = if from.is_ipv6() { MAX_PEERS_V6 } else { MAX_PEERS_V4 };
@@ -127,10 +125,13 @@ fn answer(tracker: &Tracker, counters: &Counters, now: Instant, from: SocketAddr
             };
             // The peers stand behind figures that are known after them.
             out.resize(wire::ANNOUNCED_HEAD_BYTES, 0);
-            let Ok(counts) = tracker.store.announce(now, &announce, out) else {
+            let Ok((counts, moved)) = tracker.store.announce_by_user(now, &announce, out) else {
                 out.clear();
                 return refuse(out, NO_ROOM);
             };
+            if let Some(passkey) = passkey {
+                tracker.access.credit(passkey, moved);
+            }
             let [interval, leechers, seeds] =
                 [tracker.store.interval().as_secs(), counts.leechers as u64, counts.seeds as u64].map(short);
             out[..wire::ANNOUNCED_HEAD_BYTES].copy_from_slice(&wire::announced(transaction, interval, leechers, seeds));

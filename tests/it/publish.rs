@@ -5,6 +5,7 @@ mod folder;
 mod kills;
 mod lists;
 mod power;
+mod ratios;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

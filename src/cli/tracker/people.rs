@@ -11,9 +11,11 @@ use clap::{Subcommand, ValueHint};
 use serde_json::json;
 
 use crate::base::Date;
+use crate::base::size::Bytes;
 use crate::cli::exit;
 use crate::cli::text::{complain, safe, say};
-use crate::tracker::index::{Index, Role, TorrentName};
+use crate::tracker::Moved;
+use crate::tracker::index::{Index, Person, Role, TorrentName};
 
 /// What can stand after `btfs tracker` instead of options.
 #[derive(Debug, Subcommand)]
@@ -51,7 +53,7 @@ pub enum Action {
         #[command(flatten)]
         place: Place,
     },
-    /// Show all
+    /// Show all; of users also what they have sent and received, as their programs say, and its ratio
     List {
         /// One JSON object a line
         #[arg(long)]
@@ -105,17 +107,7 @@ fn people(role: Role, word: &str, action: &Action) -> anyhow::Result<i32> {
                 complain(format_args!("there is no {word} yet; `btfs tracker {word} add NAME` makes one"));
             }
             for person in people {
-                let created = Date(person.created);
-                if *json {
-                    let mut object = json!({ "name": person.name, "created": created.rfc3339() });
-                    if let Some(passkey) = person.passkey {
-                        object["passkey"] = passkey.into();
-                    }
-                    say(object);
-                } else {
-                    let passkey = person.passkey.map(|passkey| format!("  /{passkey}/announce")).unwrap_or_default();
-                    say(format_args!("{}  {}{passkey}", created.day(), safe(&person.name)));
-                }
+                show(&person, *json);
             }
         }
         Action::Remove { name, place } => {
@@ -125,6 +117,28 @@ fn people(role: Role, word: &str, action: &Action) -> anyhow::Result<i32> {
         }
     }
     Ok(exit::OK)
+}
+
+fn show(person: &Person, json: bool) {
+    let (created, Moved { uploaded, downloaded }) = (Date(person.created), person.moved);
+    // Of a user, and then with what his peers have moved.
+    let passkey = person.passkey.as_deref();
+    if json {
+        let mut object = json!({ "name": person.name, "created": created.rfc3339() });
+        if let Some(passkey) = passkey {
+            object["passkey"] = passkey.into();
+            object["uploaded_bytes"] = uploaded.into();
+            object["downloaded_bytes"] = downloaded.into();
+            object["ratio"] = person.ratio().into();
+        }
+        say(object);
+        return;
+    }
+    let more = passkey.map(|passkey| {
+        let ratio = person.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        format!("  /{passkey}/announce  up {}, down {}, ratio {ratio}", Bytes(uploaded), Bytes(downloaded))
+    });
+    say(format_args!("{}  {}{}", created.day(), safe(&person.name), more.unwrap_or_default()));
 }
 
 impl Place {

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
-use super::{Index, IndexError, unix};
+use super::{Index, IndexError, unix, unsigned};
+use crate::tracker::store::Moved;
 
 /// What a person may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,16 @@ pub struct Person {
     pub passkey: Option<String>,
     /// Seconds since 1970.
     pub created: i64,
+    /// Of a user: what the peers with that passkey have moved, as they say.
+    pub moved: Moved,
+}
+
+impl Person {
+    /// Bytes sent for each byte received; `None` for who has received nothing.
+    pub fn ratio(&self) -> Option<f64> {
+        let Moved { uploaded, downloaded } = self.moved;
+        (downloaded > 0).then(|| uploaded as f64 / downloaded as f64)
+    }
 }
 
 impl Index {
@@ -63,12 +74,32 @@ impl Index {
     pub fn people(&self, role: Role) -> Result<Vec<Person>, IndexError> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(match role {
-                Role::Uploader => "SELECT name, NULL, created FROM tokens ORDER BY name",
-                Role::User => "SELECT name, passkey, created FROM users ORDER BY name",
+                Role::Uploader => "SELECT name, NULL, created, 0, 0 FROM tokens ORDER BY name",
+                Role::User => "SELECT name, passkey, created, uploaded, downloaded FROM users ORDER BY name",
             })?;
-            let person =
-                |row: &rusqlite::Row<'_>| Ok(Person { name: row.get(0)?, passkey: row.get(1)?, created: row.get(2)? });
+            let person = |row: &rusqlite::Row<'_>| {
+                let moved = Moved { uploaded: unsigned(row.get(3)?), downloaded: unsigned(row.get(4)?) };
+                Ok(Person { name: row.get(0)?, passkey: row.get(1)?, created: row.get(2)?, moved })
+            };
             Ok(statement.query_map([], person)?.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Adds what users have moved, by their passkeys, to what they had before. Who is gone is left out.
+    ///
+    /// # Errors
+    /// The database's trouble; then nothing is added.
+    pub fn book(&self, moved: Vec<(String, Moved)>) -> Result<(), IndexError> {
+        self.write(move |connection| {
+            // At the end of the numbers it stays there: a sum beyond them would be none that is exact.
+            let sql = "UPDATE users SET uploaded = uploaded + min(?2, 9223372036854775807 - uploaded),
+                       downloaded = downloaded + min(?3, 9223372036854775807 - downloaded) WHERE passkey = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+            for (passkey, Moved { uploaded, downloaded }) in moved {
+                statement.execute(params![passkey, number(uploaded), number(downloaded)])?;
+            }
+            Ok(())
         })
     }
 

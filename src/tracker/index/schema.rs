@@ -67,6 +67,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/2-history.sql"),
     include_str!("schema/3-people.sql"),
     include_str!("schema/4-watched.sql"),
+    include_str!("schema/5-moved.sql"),
 ];
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
