@@ -19,12 +19,14 @@ struct World {
 pub fn benches(criterion: &mut Criterion) {
     let text = |text: &str| Query { text: text.to_owned(), ..Query::default() };
     let cases = [
-        ("one torrent", text("w4999 w4998 n77777")),
+        ("one torrent", text("w4999 w4998 nr077777")),
         ("a rare word", text("w4321")),
         ("the most common word", text("w0")),
         ("three common words", text("w0 w1 w2")),
         ("a part of a name", text("77777")),
         ("a common part", text("w12")),
+        ("a beginning that most names have", text("nr0")),
+        ("a word of every path", text("mkv")),
         ("a word and a filter", Query { min_bytes: Some(2000), min_seeds: 2, ..text("w3") }),
         ("everything by seeds", Query { sort: Sort::Seeds, ..Query::default() }),
         ("the newest", Query::default()),
@@ -80,7 +82,7 @@ fn torrent(number: usize) -> (Vec<u8>, InfoHash) {
     let mut rng = fastrand::Rng::with_seed(number as u64);
     // The product of three is small as often as words are common.
     let mut word = || format!("w{}", rng.usize(0..WORDS) * rng.usize(0..WORDS) / WORDS * rng.usize(0..WORDS) / WORDS);
-    let name = format!("{} {} {} {}.n{number}", word(), word(), word(), word());
+    let name = format!("{} {} {} {}.nr{number:06}", word(), word(), word(), word());
     let entries = (0..5).map(|file| NewEntry {
         path: vec![word().into_bytes(), format!("{} {file}.mkv", word()).into_bytes()],
         length: 100 * (file + 1) + number as u64 % 1000,

@@ -4,8 +4,6 @@
 //! in a path). Words that fit more say little about which is meant: then it counts whether they are in the title. To
 //! either the health of the swarm is added, and what is equal is ordered by age, the newest first.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension};
@@ -104,10 +102,9 @@ impl Index {
                 },
             };
             let candidates = self.filtered(&mut fitting, query, &pulse, now);
-            let order = ranked(candidates, query, &pulse);
-            let total = order.len();
+            let total = candidates.len();
             let mut hits = Vec::with_capacity(PER_PAGE);
-            for id in order.into_iter().skip(query.page.saturating_mul(PER_PAGE)).take(PER_PAGE) {
+            for id in ranked(&candidates, query, &pulse) {
                 hits.extend(hit(connection, id, store)?);
             }
             Ok(Found { total, hits })
@@ -170,7 +167,8 @@ struct Candidate {
 
 fn fitting(connection: &Connection, expression: &str) -> Result<Fitting, IndexError> {
     // Counted first: BM25 looks at all that fits before it gives the first rank.
-    if rows(connection, expression, RANKED + 1)?.len() <= RANKED {
+    let all = rows(connection, expression)?;
+    if all.len() <= RANKED {
         // The columns: title, parts, paths, comment.
         let sql = "SELECT rowid, bm25(texts, 10.0, 2.0, 1.0, 1.0) FROM texts WHERE texts MATCH ?";
         let mut statement = connection.prepare_cached(sql)?;
@@ -181,48 +179,66 @@ fn fitting(connection: &Connection, expression: &str) -> Result<Fitting, IndexEr
         found.iter_mut().for_each(|(_, rank)| *rank = if best < 0.0 { *rank / best } else { 0.0 });
         return Ok(Fitting::Some(found));
     }
-    let titles = rows(connection, &in_titles(expression), EVERYTHING)?;
-    let mut titles = titles.into_iter().peekable();
-    let all = rows(connection, expression, EVERYTHING)?;
+    let mut titles = rows(connection, &in_titles(expression))?.into_iter().peekable();
     // Both ascend.
-    let relevance = |id: i64| {
+    let mut relevance = |id: i64| {
         while titles.next_if(|&title| title < id).is_some() {}
         if titles.next_if_eq(&id).is_some() { 1.0 } else { 0.3 }
     };
-    let mut relevance = relevance;
     Ok(Fitting::Some(all.into_iter().map(|id| (id, relevance(id))).collect()))
 }
 
-/// Ids of what fits, ascending, so many at most.
-fn rows(connection: &Connection, expression: &str, limit: usize) -> Result<Vec<i64>, IndexError> {
-    let sql = "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid LIMIT ?";
+/// Ids of all that fits, ascending.
+fn rows(connection: &Connection, expression: &str) -> Result<Vec<i64>, IndexError> {
+    let sql = "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid";
     let mut statement = connection.prepare_cached(sql)?;
-    Ok(statement.query_map((expression, limit as i64), |row| row.get(0))?.collect::<Result<_, _>>()?)
+    Ok(statement.query_map([expression], |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
-/// The ids of the candidates, the first the best.
-fn ranked(mut candidates: Vec<Candidate>, query: &Query, pulse: &Pulse) -> Vec<i64> {
+/// The ids of the page that is asked for, the first the best.
+fn ranked(candidates: &[Candidate], query: &Query, pulse: &Pulse) -> Vec<i64> {
     let sort = match query.sort {
         Sort::Best if query.text.trim().is_empty() => Sort::Newest,
         sort => sort,
     };
+    let page = |key: &dyn Fn(&Candidate) -> Key| page_of(candidates.iter().map(key).collect(), query.page);
     match sort {
-        Sort::Best => {
-            let scores: HashMap<i64, f64> = candidates
-                .iter()
-                .map(|candidate| (candidate.id, score(candidate.relevance, pulse.of(candidate.id))))
-                .collect();
-            candidates.sort_by(|a, b| scores[&b.id].total_cmp(&scores[&a.id]).then(b.id.cmp(&a.id)));
-        }
-        Sort::Seeds => candidates.sort_by_cached_key(|candidate| {
-            let health = pulse.of(candidate.id);
-            Reverse((health.seeds, health.leechers, candidate.id))
+        Sort::Best => page(&|candidate| {
+            // Between 0 and 2: as many steps as a key may have are more than enough.
+            let score = score(candidate.relevance, pulse.of(candidate.id)) * SCORE_STEPS;
+            (score as u64, 0, candidate.id)
         }),
-        Sort::Newest => candidates.sort_by_key(|candidate| Reverse((candidate.added, candidate.id))),
-        Sort::Largest => candidates.sort_by_key(|candidate| Reverse((candidate.size_bytes, candidate.id))),
-        Sort::Smallest => candidates.sort_by_key(|candidate| (candidate.size_bytes, Reverse(candidate.id))),
+        Sort::Seeds => page(&|candidate| {
+            let health = pulse.of(candidate.id);
+            (health.seeds as u64, health.leechers as u64, candidate.id)
+        }),
+        Sort::Newest => page(&|candidate| (candidate.added.max(0) as u64, 0, candidate.id)),
+        Sort::Largest => page(&|candidate| (candidate.size_bytes, 0, candidate.id)),
+        Sort::Smallest => page(&|candidate| (u64::MAX - candidate.size_bytes, 0, candidate.id)),
     }
-    candidates.into_iter().map(|candidate| candidate.id).collect()
+}
+
+/// What is wanted most is largest; what is equal comes newest first, by its id.
+type Key = (u64, u64, i64);
+
+/// Only as much as is shown is put in order: of 100,000 candidates a page has 30.
+fn page_of(mut keys: Vec<Key>, page: usize) -> Vec<i64> {
+    let first = page.saturating_mul(PER_PAGE);
+    if first >= keys.len() {
+        return Vec::new();
+    }
+    let largest = |a: &Key, b: &Key| b.cmp(a);
+    if first > 0 {
+        keys.select_nth_unstable_by(first, largest);
+    }
+    let rest = &mut keys[first..];
+    if rest.len() > PER_PAGE {
+        rest.select_nth_unstable_by(PER_PAGE - 1, largest);
+    }
+    let many = rest.len().min(PER_PAGE);
+    let shown = &mut rest[..many];
+    shown.sort_unstable_by(largest);
+    shown.iter().map(|&(.., id)| id).collect()
 }
 
 /// A thousand seeds weigh as much as the difference between a title and a path; the first seed weighs most.
@@ -257,4 +273,26 @@ fn hit(connection: &Connection, id: i64, store: &Store) -> Result<Option<Hit>, I
 
 /// Relevance is computed for so many torrents at most; for 100,000 it would take a third of a second.
 const RANKED: usize = 1000;
-const EVERYTHING: usize = i64::MAX as usize;
+/// Of a score, which is below 2: finer than what can be told apart.
+const SCORE_STEPS: f64 = 1e15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_what_it_would_be_of_all_in_order() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for many in [0, 1, PER_PAGE - 1, PER_PAGE, PER_PAGE + 1, 3 * PER_PAGE, 1000] {
+            let keys: Vec<Key> = (0..many as i64).map(|id| (rng.u64(..5), rng.u64(..3), id)).collect();
+            let mut sorted = keys.clone();
+            sorted.sort_by(|a, b| b.cmp(a));
+            let all: Vec<_> = sorted.iter().map(|&(.., id)| id).collect();
+            for page in 0..many / PER_PAGE + 2 {
+                let expected: Vec<_> = all.iter().copied().skip(page * PER_PAGE).take(PER_PAGE).collect();
+                assert_eq!(page_of(keys.clone(), page), expected, "page {page} of {many}");
+            }
+        }
+        assert!(page_of(vec![(1, 1, 1)], usize::MAX).is_empty());
+    }
+}
