@@ -48,6 +48,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     let mut status = exit::OK;
     for file in &args.files {
         let name = safe(file.as_bytes());
+        if file.as_bytes().starts_with(b"magnet:") {
+            complain("magnet links are not taken yet: publish the .torrent file itself");
+            status = exit::FAILED;
+            continue;
+        }
         let published = torrents::read(Path::new(file)).and_then(|bytes| {
             // Judged here first, so that nothing is sent that cannot be taken.
             Metainfo::parse(&bytes).map_err(|error| anyhow!("{name}: not a usable torrent: {error}"))?;
@@ -102,7 +107,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   btfs publish film.torrent --to https://tracker.example
   BTFS_TOKEN=$TOKEN btfs publish *.torrent --to http://192.0.2.7:6969
 
-Whoever runs the index makes the token: btfs tracker token add NAME";
+Magnet links are not taken yet. Whoever runs the index makes the token: btfs tracker token add NAME";
 
 /// 64 MiB over a slow line.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -210,6 +210,7 @@ fn what_is_no_index_is_said_to_be_none() {
     let room = tempfile::tempdir().unwrap();
     std::fs::write(room.path().join("film.torrent"), named("film").bytes()).unwrap();
     std::fs::write(room.path().join("bad.torrent"), "no torrent").unwrap();
+    std::fs::write(room.path().join("open.toml"), "open-upload = true").unwrap();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let to = format!("http://{nobody}");
     for arguments in [&["publish", "film.torrent", "--to", &to][..], &["publish", "bad.torrent", "--to", &to]] {
@@ -217,6 +218,13 @@ fn what_is_no_index_is_said_to_be_none() {
         let error = String::from_utf8(failed.stderr).unwrap();
         assert_eq!((failed.status.code(), error.lines().count()), (Some(1), 1), "{error}");
     }
+    let magnet = format!("magnet:?xt=urn:btih:{}", named("film").info_hash());
+    let failed = btfs(room.path(), &["publish", &magnet, "--to", &to]).output().unwrap();
+    let error = String::from_utf8(failed.stderr).unwrap();
+    assert!(failed.status.code() == Some(1) && error.contains("magnet links are not taken yet"), "{error}");
+    let server = Running::start(room.path(), &["--config", "open.toml"]);
+    let answer = Running::upload(&server.addr, "", magnet.as_bytes()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("magnet links are not taken yet"), "{answer}");
     for wrong in [
         &["publish", "x"][..],
         &["publish", "--to", &to],

@@ -217,6 +217,9 @@ type Turn<'s> = (Option<OwnedSemaphorePermit>, SemaphorePermit<'s>);
 
 /// Adds it. Goes on to its end even when whoever has asked is gone: a turn of the database's threads of its own.
 async fn add(site: &Site, file: Bytes, uploader: Option<String>) -> Result<Added, PageError> {
+    if file.starts_with(b"magnet:") {
+        return Err(PageError::Bad("magnet links are not taken yet: upload the .torrent file itself".to_owned()));
+    }
     let owned = site.clone();
     let adding = move || owned.index().add(file, uploader.as_deref(), SystemTime::now());
     let added = tokio::task::spawn_blocking(adding).await.map_err(|_| PageError::Broken)??;
