@@ -73,6 +73,8 @@ struct TorrentPage {
     seeds: String,
     leechers: String,
     completed: String,
+    /// As peers say.
+    moved: String,
     chart: String,
     magnet: String,
     mount: String,
@@ -99,12 +101,28 @@ fn page(site: &Site, details: Details, base: &str, notice: &'static str) -> Resu
     let metainfo = Metainfo::parse(&details.bytes)?;
     let health = details.hashes.health(&site.tracker().store);
     let history = site.index().history(details.id, now - CHART_SECONDS)?;
-    Ok(view::html(&TorrentPage { notice, ..TorrentPage::of(&details, &metainfo, health, &history, base, now) }))
+    let (uploaded, downloaded) = moved(&details, site);
+    let moved = match uploaded.max(downloaded) {
+        0 => String::new(),
+        _ => format!("Peers say that they have sent {} of it and received {}.", Bytes(uploaded), Bytes(downloaded)),
+    };
+    let page = TorrentPage::of(&details, &metainfo, health, &history, base, now);
+    Ok(view::html(&TorrentPage { notice, moved, ..page }))
 }
 
 fn json(site: &Site, details: Details, base: &str, _: &'static str) -> Result<Response, IndexError> {
     let health = details.hashes.health(&site.tracker().store);
-    Ok(view::json(&JsonTorrent::of(&details, health, base)?))
+    let (announced_uploaded_bytes, announced_downloaded_bytes) = moved(&details, site);
+    let torrent = JsonTorrent::of(&details, health, base)?;
+    Ok(view::json(&JsonTorrent { announced_uploaded_bytes, announced_downloaded_bytes, ..torrent }))
+}
+
+/// Bytes that peers say they have sent and received, in both swarms of the torrent.
+fn moved(details: &Details, site: &Site) -> (u64, u64) {
+    let swarms = details.hashes.announced().map(|hash| site.tracker().store.scrape(&hash));
+    swarms.fold((0, 0), |(uploaded, downloaded): (u64, u64), swarm| {
+        (uploaded.saturating_add(swarm.uploaded), downloaded.saturating_add(swarm.downloaded))
+    })
 }
 
 impl TorrentPage {
@@ -126,6 +144,7 @@ impl TorrentPage {
             seeds: view::count(health.seeds as u64),
             leechers: view::count(health.leechers as u64),
             completed: view::count(health.completed),
+            moved: String::new(),
             chart: chart(history, health, now),
             magnet: view::magnet(&hashes, &title, size_bytes, &details.trackers),
             mount: format!("btfs mount {base}/torrent/{hashes}.torrent ~/mnt"),
@@ -285,6 +304,8 @@ struct JsonTorrent {
     seeds: usize,
     leechers: usize,
     completed: u64,
+    announced_uploaded_bytes: u64,
+    announced_downloaded_bytes: u64,
     trackers: Vec<String>,
     web_seeds: Vec<String>,
     torrent: String,
@@ -324,6 +345,8 @@ impl JsonTorrent {
             seeds: health.seeds,
             leechers: health.leechers,
             completed: health.completed,
+            announced_uploaded_bytes: 0,
+            announced_downloaded_bytes: 0,
             trackers: details.trackers.clone(),
             web_seeds: details.web_seeds.clone(),
             torrent: format!("{base}/torrent/{hashes}.torrent"),

@@ -1,8 +1,10 @@
 //! What stands on the pages.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use axum::http::StatusCode;
+use btfs::base::size::Bytes;
 use btfs::proto::metainfo::Metainfo;
 use btfs::tracker::index::PER_PAGE;
 use btfs::tracker::{Announce, Event};
@@ -142,6 +144,25 @@ async fn a_torrents_page_has_tree_swarm_and_ways_to_take_it() {
     let json = site.get(&format!("/torrent/{hash}.json")).await.json();
     assert_eq!(json["files"].as_array().unwrap().len(), 3);
     assert_eq!((&json["leechers"], &json["comment"]), (&1.into(), &"first line\nsecond <b>line</b>".into()));
+}
+
+#[tokio::test]
+async fn what_peers_say_they_have_moved_is_shown_of_each_torrent() {
+    let site = Site::new();
+    let (film, other) = (named("film"), named("other"));
+    [film, other].iter().for_each(|torrent| site.add(torrent));
+    for (port, uploaded, downloaded) in [(1000, 5 << 20, 0), (1001, 1 << 20, 7 << 30)] {
+        let addr = SocketAddr::from(([192, 0, 2, 1], port));
+        let (info_hash, event) = (film.info_hash(), Event::Started);
+        let announce = Announce { info_hash, addr, complete: false, event, wanted: 0, uploaded, downloaded };
+        site.tracker.store.announce(Instant::now(), &announce, &mut Vec::new()).unwrap();
+    }
+    let json = site.get(&format!("/torrent/{}.json", film.info_hash())).await.json();
+    let figures = (&json["announced_uploaded_bytes"], &json["announced_downloaded_bytes"]);
+    assert_eq!(figures, (&(6_u64 << 20).into(), &(7_u64 << 30).into()));
+    let words = format!("sent {} of it and received {}.", Bytes(6 << 20), Bytes(7 << 30));
+    assert!(site.get(&format!("/torrent/{}", film.info_hash())).await.text().contains(&words), "{words}");
+    assert!(!site.get(&format!("/torrent/{}", other.info_hash())).await.text().contains("Peers say"));
 }
 
 #[tokio::test]
