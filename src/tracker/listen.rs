@@ -112,8 +112,8 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
     // Connections inherit both: answers leave at once, and who takes nothing of his is let go of by the kernel.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(LONGEST_UNTAKEN))?;
-    // What somebody takes is seen in small steps, however much the kernel would take for him.
-    socket.set_tcp_notsent_lowat(MOST_UNSENT_BYTES)?;
+    // What somebody takes is seen in small steps, however much the kernel would take for him. (Not every kernel can do that.)
+    let _ = socket.set_tcp_notsent_lowat(MOST_UNSENT_BYTES);
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
