@@ -78,8 +78,8 @@ pub(super) fn make(args: &Args, stop: &AtomicBool) -> anyhow::Result<Made> {
         None => PathBuf::from(OsStr::from_bytes(&[name.as_slice(), b".torrent"].concat())),
     };
     let old = match fs::symlink_metadata(&path) {
-        Ok(_) if !args.force => bail!("{}: exists already; overwrite it with --force", shown(&path)),
         Ok(old) if old.is_dir() => bail!("{}: is a directory; name a file with --output", shown(&path)),
+        Ok(_) if !args.force => bail!("{}: exists already; overwrite it with --force", shown(&path)),
         Ok(old) => Some((old.dev(), old.ino())),
         Err(_) => None,
     };

@@ -24,6 +24,12 @@ pub(crate) struct UsageError(pub(crate) String);
 
 /// Tells the user, in one line, and gives the exit status.
 pub(crate) fn report(error: &anyhow::Error) -> i32 {
+    super::text::complain(line(error));
+    if error.is::<UsageError>() { USAGE } else { FAILED }
+}
+
+/// What an error and its causes say, each once, in one line.
+pub(crate) fn line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         // Some errors say what their source says, and name it as their source as well.
@@ -33,8 +39,7 @@ pub(crate) fn report(error: &anyhow::Error) -> i32 {
         }
     }
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    super::text::complain(line.trim_end());
-    if error.is::<UsageError>() { USAGE } else { FAILED }
+    line.trim_end().to_owned()
 }
 
 /// The device number of this process's mount, for the case that we cannot go on.

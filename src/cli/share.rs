@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<i32> {
     std::thread::spawn(move || {
         told.into_iter().for_each(|event| match event {
             Ok(event) => event.tell(json),
-            Err(error) => complain(format_args!("{error:#}")),
+            Err(error) => complain(exit::line(&error)),
         });
     });
     running.until_end_then(!args.json, move || {

@@ -210,6 +210,7 @@ fn what_cannot_be_shared_is_one_line_and_leaves_nothing() {
         (vec!["linked/file", "--piece-length", "17K"], 2, "power of two"),
         (vec!["linked/file", "--name", "a/b"], 2, "a name with a slash in it"),
         (vec!["linked/file", "-o", "no/such/dir.torrent"], 1, "No such file"),
+        (vec!["linked/file", "-o", "empty"], 1, "is a directory; name a file"),
     ] {
         let refused = create(root, &args);
         let stderr = String::from_utf8_lossy(&refused.stderr);

@@ -251,3 +251,18 @@ fn a_watched_directory_may_be_empty_at_first() {
     assert_eq!(share.hear("shared")["name"], "film");
     assert_eq!(share.end(), Some(0));
 }
+
+#[test]
+fn what_a_watched_directory_has_that_cannot_be_shared_is_said_once() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("public")).unwrap();
+    symlink("nowhere", root.path().join("public/link")).unwrap();
+    let mut command = btfs(root.path());
+    command.args(["share", "public", "--watch", "--listen", "127.0.0.1:0", "--bind", "127.0.0.1", "--log", "error"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let said = lines.find(|line| line.starts_with("btfs: ")).unwrap_or_default();
+    let _ = child.kill();
+    child.wait().unwrap();
+    assert!(said.contains("public/link") && said.matches("No such file").count() == 1, "{said}");
+}

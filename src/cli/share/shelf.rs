@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{Args, Desk};
 use crate::base::InfoHash;
 use crate::cli::create::{self, ChoiceArgs};
-use crate::cli::exit::UsageError;
+use crate::cli::exit::{self, UsageError};
 use crate::cli::get::choice::means;
 use crate::cli::text::safe;
 use crate::control::Changes;
@@ -305,7 +305,7 @@ impl Shelf {
             // Somebody is at it: the next look tells more.
             return;
         }
-        let text = format!("{error:#}");
+        let text = exit::line(error);
         if self.complaints.get(name) != Some(&text) {
             let _ = tell.send(Ok(Event::Trouble(text.clone())));
             self.complaints.insert(name.clone(), text);
