@@ -303,6 +303,18 @@ fn scrape(tracker: &Tracker, passkey: Option<&str>, query: &[u8]) -> Vec<u8> {
     wire::write_scrape(&hashes.into_iter().map(swarm).collect::<Vec<_>>())
 }
 
+impl Tracker {
+    /// The body that answers an announce or a scrape; `None`: the path is neither's. For tests: no HTTP around it.
+    #[doc(hidden)]
+    pub fn answer_query(&self, path: &str, query: &[u8], ip: IpAddr) -> Option<Vec<u8>> {
+        match Place::of(path) {
+            Place::Announce(passkey) => Some(announce(self, passkey, ip, query)),
+            Place::Scrape(passkey) => Some(scrape(self, passkey, query)),
+            _ => None,
+        }
+    }
+}
+
 fn refuse(tracker: &Tracker, refusal: Refusal) -> Vec<u8> {
     count(&tracker.stats.http.refused, 1);
     wire::write_failure(&refusal.to_string(), Some(refusal.retry()))

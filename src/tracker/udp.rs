@@ -160,6 +160,14 @@ fn answer(tracker: &Tracker, counters: &Counters, now: Instant, from: SocketAddr
     }
 }
 
+impl Tracker {
+    /// Appends the answer to a datagram, if it gets one. For tests: no socket, no counters that anybody reads.
+    #[doc(hidden)]
+    pub fn answer_datagram(&self, now: Instant, from: SocketAddr, datagram: &[u8], out: &mut Vec<u8>) {
+        answer(self, &self.stats.udp[0], now, from, datagram, out);
+    }
+}
+
 /// What an announce says as the store has it.
 pub(super) fn event(event: AnnounceEvent) -> Event {
     match event {

@@ -4,6 +4,11 @@
 //! Shared by the fuzzer (`fuzz_targets/`) and by `tests/it/fuzz.rs`, which replays the seeds.
 #![allow(dead_code, reason = "each fuzz target uses one function")]
 
+#[path = "targets/tracker.rs"]
+mod tracker;
+
+pub use tracker::*;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -42,6 +42,13 @@ fn tracker_seeds_are_survived() {
 }
 
 #[test]
+fn seeds_of_the_trackers_own_side_are_survived() {
+    replay(targets::tracker_server, "fuzz/seeds/tracker_server", 12);
+    replay(targets::snapshot, "fuzz/seeds/snapshot", 16);
+    replay(targets::search, "fuzz/seeds/search", 20);
+}
+
+#[test]
 fn resume_seeds_are_survived() {
     replay(targets::resume, "fuzz/seeds/resume", 5);
 }
@@ -57,6 +64,12 @@ fn the_seeds_reach_what_they_are_for() {
     let claims = btfs::storage::claims(&files, targets::RESUME_TORRENT, &layout, targets::RESUME_BOOT);
     assert!(claims.have.is_full() && claims.damage.is_none(), "{claims:?}");
     assert!(btfs::proto::metainfo::Metainfo::parse(&seed("metainfo/every-attribute")).is_ok());
+    let now = std::time::Instant::now();
+    let store = btfs::tracker::Store::new(btfs::tracker::StoreConfig::default(), now);
+    let bytes = targets::sealed_snapshot(&seed("snapshot/sealed-all-kinds")[1..]);
+    let restored = store.restore(now, targets::SNAPSHOT_TIME, &mut &bytes[..]).unwrap();
+    // One of its six peers is older than the rest.
+    assert_eq!((restored.torrents, restored.peers), (2, 5));
     assert!(btfs::proto::http_tracker::parse_announce(&seed("tracker_http/announce-with-all")).is_ok());
     let asked = seed("tracker_udp/asked-announce-with-url");
     let question = btfs::proto::udp_tracker::parse_question(&asked).expect("an announce");
