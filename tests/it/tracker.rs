@@ -2,6 +2,7 @@
 
 mod command;
 mod hogs;
+mod malformed;
 mod udp;
 
 use std::net::{IpAddr, SocketAddr};

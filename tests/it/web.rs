@@ -60,6 +60,9 @@ impl Site {
         assert!(answer.status != StatusCode::INTERNAL_SERVER_ERROR);
         assert!(answer.headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
         assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        // No frame of another site's has it.
+        assert_eq!(answer.headers["x-frame-options"], "DENY");
+        assert!(answer.headers["content-security-policy"].to_str().unwrap().contains("frame-ancestors 'none'"));
         if !answer.body.is_empty()
             && answer.headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"))
         {
