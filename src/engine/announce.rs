@@ -35,7 +35,8 @@ pub(crate) struct Announcer {
     tiers: Vec<Tier>,
     /// The first so many tiers hold no later one back.
     free_tiers: usize,
-    born: Instant,
+    /// When the first tier may be asked.
+    opens_at: Instant,
     completed: bool,
     stopping: bool,
     /// Peers are few and somebody waits.
@@ -76,13 +77,19 @@ impl Announcer {
             trackers,
             tiers: ordered,
             free_tiers: usize::from(!users.is_empty()),
-            born: now,
+            opens_at: now,
             completed: false,
             stopping: false,
             short: false,
             numwant: MIN_NUMWANT,
             rng,
         }
+    }
+
+    /// Nobody is asked before this instant, or before [`Self::found_whole`]: whoever has it all, as a check is about to show,
+    /// should not be listed as one who lacks everything.
+    pub(crate) fn hold(&mut self, until: Instant) {
+        self.opens_at = until;
     }
 
     /// There are more trackers than was known: tiers behind the others, which are asked as those are. Of all the first
@@ -124,6 +131,7 @@ impl Announcer {
             tracker.completed = true;
         }
         tracker.in_flight = Some((event, now));
+        tracker.outdated = false;
         Some(Announcement {
             tracker: TrackerId(index as u32),
             url: tracker.url.clone(),
@@ -165,6 +173,8 @@ impl Announcer {
                 let owes = if self.stopping { !tracker.stopped } else { self.completed && tracker.owes_completed() };
                 if owes {
                     tracker.next_at = now;
+                } else if tracker.outdated {
+                    tracker.ask_as_soon_as_allowed(now);
                 }
                 let tier = &mut self.tiers[tier];
                 // A late answer does not unseat who was asked in its place and works.
@@ -217,6 +227,23 @@ impl Announcer {
         self.completed = true;
         for tracker in self.trackers.iter_mut().filter(|tracker| tracker.started && !tracker.has_failed()) {
             tracker.next_at = now;
+        }
+    }
+
+    /// All was here before this life, as a check has found out: not a completion, but trackers that list us as one who
+    /// lacks something are to know it soon.
+    pub(crate) fn found_whole(&mut self, now: Instant) {
+        if self.completed {
+            return;
+        }
+        self.completed = true;
+        self.opens_at = self.opens_at.min(now);
+        for tracker in &mut self.trackers {
+            tracker.outdated = tracker.in_flight.is_some();
+            if tracker.started || tracker.outdated {
+                tracker.completed = true;
+                tracker.ask_as_soon_as_allowed(now);
+            }
         }
     }
 
@@ -295,7 +322,7 @@ impl Announcer {
     /// For each tier that may be asked, or may be soon: which of its trackers is next, and when.
     fn regular(&self) -> impl Iterator<Item = (Instant, usize)> {
         // From when on a tier may be asked: every tracker of those before it has failed, or is silent by then.
-        let mut opens_at = (!self.stopping).then_some(self.born);
+        let mut opens_at = (!self.stopping).then_some(self.opens_at);
         let tiers = self.tiers.iter().enumerate().map_while(move |(place, tier)| {
             let opened_at = opens_at?;
             if place >= self.free_tiers {

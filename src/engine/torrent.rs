@@ -190,6 +190,9 @@ impl Torrent {
             config,
             layout,
         };
+        if torrent.config.read_only && torrent.unchecked.count() > 0 {
+            torrent.announcer.hold(now + FIRST_CHECK);
+        }
         torrent.want_in_background(torrent.layout.pieces());
         torrent.finish(now);
         torrent
@@ -444,5 +447,7 @@ impl Torrent {
 }
 
 const MIN_SLEEP: Duration = Duration::from_millis(1);
+/// So long trackers wait for the check of what is shared. A larger one is announced to meanwhile, by then with something to give.
+const FIRST_CHECK: Duration = Duration::from_secs(10);
 const LIVELY_CHORES: Duration = Duration::from_secs(1);
 const IDLE_CHORES: Duration = Duration::from_secs(5);

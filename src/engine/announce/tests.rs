@@ -512,6 +512,60 @@ fn snapshots_show_state_in_the_order_of_tiers() {
 }
 
 #[test]
+fn whoever_is_found_whole_in_time_never_was_a_leecher() {
+    let mut bench = Bench::new("a");
+    bench.announcer.hold(bench.now + Duration::from_secs(10));
+    assert_eq!(bench.due(), []);
+    bench.now += Duration::from_secs(3);
+    bench.announcer.found_whole(bench.now);
+    assert_eq!(bench.due(), one("a", Started));
+    bench.answer("a", 600, None);
+    assert_eq!((bench.next(), bench.due()), (Some(600), one("a", Periodic)), "it knows already");
+}
+
+#[test]
+fn a_check_that_takes_long_does_not_keep_trackers_waiting() {
+    let mut bench = Bench::new("a");
+    bench.announcer.hold(bench.now + Duration::from_secs(10));
+    assert_eq!((bench.next(), bench.due()), (Some(10), one("a", Started)));
+}
+
+#[test]
+fn trackers_hear_soon_of_what_is_found_whole_but_not_as_of_a_completion() {
+    let mut bench = Bench::new("a | b");
+    bench.due();
+    bench.answer("a", 600, Some(90));
+    bench.now += Duration::from_secs(30);
+    bench.announcer.found_whole(bench.now);
+    assert_eq!((bench.next(), bench.due()), (Some(60), one("a", Periodic)), "as early as it lets us");
+    bench.answer("a", 600, None);
+    assert_eq!((bench.next(), bench.due()), (Some(600), one("a", Periodic)), "once");
+}
+
+#[test]
+fn what_was_under_way_when_it_was_found_whole_is_put_right() {
+    let mut bench = Bench::new("a");
+    assert_eq!(bench.due(), one("a", Started));
+    bench.announcer.found_whole(bench.now);
+    assert_eq!(bench.due(), []);
+    bench.answer("a", 600, None);
+    assert_eq!((bench.next(), bench.due()), (Some(60), one("a", Periodic)));
+    bench.answer("a", 600, None);
+    assert_eq!(bench.next(), Some(600));
+}
+
+#[test]
+fn a_tracker_that_failed_waits_all_the_same_and_then_hears_the_truth() {
+    let mut bench = Bench::new("a");
+    bench.due();
+    bench.fail("a");
+    bench.announcer.found_whole(bench.now);
+    assert_eq!((bench.next(), bench.due()), (Some(15), one("a", Started)));
+    bench.answer("a", 600, None);
+    assert_eq!((bench.next(), bench.due()), (Some(600), one("a", Periodic)), "nothing has completed");
+}
+
+#[test]
 fn a_torrent_without_trackers_plans_nothing() {
     let mut bench = Bench::new("");
     assert_eq!((bench.due(), bench.next()), (vec![], None));

@@ -13,8 +13,10 @@ pub(super) struct Tracker {
     pub(super) in_flight: Option<(AnnounceEvent, Instant)>,
     /// It has answered `started` and may still list us.
     pub(super) started: bool,
-    /// It has answered `completed`.
+    /// It has answered `completed`, or is not to be told of a completion.
     pub(super) completed: bool,
+    /// What is under way tells it less than we have.
+    pub(super) outdated: bool,
     /// `stopped` has been sent, or need not be.
     pub(super) stopped: bool,
     /// It wants never to be asked again (BEP 31).
@@ -71,6 +73,7 @@ impl Tracker {
             in_flight: None,
             started: false,
             completed: false,
+            outdated: false,
             stopped: false,
             dismissed: false,
             failures: 0,
@@ -105,6 +108,13 @@ impl Tracker {
             AnnounceEvent::Completed => self.completed = true,
             AnnounceEvent::Stopped => self.started = false,
             AnnounceEvent::Periodic => {}
+        }
+    }
+
+    /// If it works, its next announce is as early as it lets us.
+    pub(super) fn ask_as_soon_as_allowed(&mut self, now: Instant) {
+        if let Some(at) = self.answered_at.filter(|_| !self.has_failed()) {
+            self.next_at = self.next_at.min((at + self.min_interval).max(now));
         }
     }
 

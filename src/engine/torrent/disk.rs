@@ -192,6 +192,8 @@ impl Torrent {
                 self.totals.completed = true;
                 self.effects.push_back(Effect::Completed);
                 self.announcer.completed(now);
+            } else if !self.totals.fetched {
+                self.announcer.found_whole(now);
             }
             self.announce_completeness(now);
         }

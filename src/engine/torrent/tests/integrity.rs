@@ -87,6 +87,22 @@ fn pieces_that_lie_on_disk_are_checked_before_they_are_fetched_and_repaired_when
 }
 
 #[test]
+fn trackers_first_hear_of_what_is_shared_when_it_is_checked() {
+    let mut world = World::with(4, 1, |config| {
+        config.read_only = true;
+        config.trackers = vec![vec!["udp://127.0.0.1:1".to_owned()]];
+        (0..4).for_each(|piece| assert!(config.unchecked.set(PieceIndex(piece))));
+    });
+    world.pass(S);
+    assert!(world.announced.is_empty(), "{:?}", world.announced);
+    while !world.jobs.is_empty() {
+        world.write_all();
+    }
+    let told: Vec<_> = world.announced.iter().map(|announced| (announced.event, announced.left)).collect();
+    assert_eq!(told, [(AnnounceEvent::Started, 0)]);
+}
+
+#[test]
 fn a_suspected_piece_is_checked_before_its_next_service_and_peers_hear_nothing_of_it() {
     let mut world = World::with(2, 1, |config| {
         config.have.set(PieceIndex(0));
