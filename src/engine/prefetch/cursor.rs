@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::{FIRST_WINDOW, MIB};
+use super::{FIRST_WINDOW, MIB, PROOF};
 
 /// Follows one stretch of reading through the kernel's disorder.
 #[derive(Debug)]
@@ -88,8 +88,9 @@ impl Cursor {
         match self.window {
             None => {
                 // One long read is no sequential reader yet: it must go on after an answer, or for longer than any
-                // single request can be.
-                let proven = consumed >= proof && self.bursts >= 2 || consumed >= proof.max(LONG_PROOF);
+                // single request can be. Beyond what it does by habit asking is enough: a wait is what it would cost.
+                let goes_beyond = self.stretch() >= proof && consumed >= PROOF && self.bursts >= 2;
+                let proven = goes_beyond || consumed >= proof.max(LONG_PROOF);
                 if proven && goes_on && self.head > before {
                     self.open(FIRST_WINDOW);
                 }
