@@ -15,7 +15,7 @@ pub use changes::{Changes, Common, NotFound};
 pub use client::{ask, ask_with, sockets};
 pub use seeding::{Goals, Reached, Seeding, SeedingStatus, TorrentSeeding};
 pub use socket::{Control, Responder, prepare_directory};
-pub use status::{Limits, Status, StatusSource, Warning};
+pub use status::{CacheStatus, Limits, Status, StatusSource, Warning};
 pub use torrent_status::{FileStatus, PeerStatus, ReadStatus, TorrentStatus, TrackerStatus};
 pub use watch::{Shelf, Watch};
 

@@ -16,7 +16,7 @@ mod sys;
 mod table;
 mod verify;
 
-pub use budget::{CacheLimits, MinFree, Room};
+pub use budget::{CacheLimits, CacheUsage, MinFree, Room};
 pub use cache_dir::{CacheDir, Removed, SlotStatus};
 pub use folder::{Folder, Judged, Look, Stamp, read_torrent_file};
 pub use pool::{DiskPool, Lane};

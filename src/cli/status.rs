@@ -11,7 +11,7 @@ use super::args::StatusArgs;
 use super::text::{safe, shorten};
 use super::{daemon, exit, limits, mountpoint, paths};
 use crate::base::size::{Bytes, Span};
-use crate::control::{Limits, Request, SeedingStatus, Status, TorrentStatus, ask, sockets};
+use crate::control::{CacheStatus, Limits, Request, SeedingStatus, Status, TorrentStatus, ask, sockets};
 
 /// Shows it, once or until interrupted.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<i32> {
@@ -139,6 +139,9 @@ pub(crate) fn human(status: &Status) -> String {
     if status.limits != Limits::default() {
         let _ = writeln!(text, "  limits     {}", limits::describe(status)[0]);
     }
+    if let Some(cache) = &status.cache {
+        let _ = writeln!(text, "  cache      {}", bounds(cache));
+    }
     for torrent in &status.torrents {
         torrent_lines(&mut text, torrent);
     }
@@ -153,6 +156,18 @@ pub(crate) fn human(status: &Status) -> String {
         let _ = writeln!(text, "  log        {}", safe(log));
     }
     text
+}
+
+/// What a cache takes of what it may.
+fn bounds(cache: &CacheStatus) -> String {
+    let size = cache.size_limit.map(|size| format!(" of {}", Bytes(size))).unwrap_or_default();
+    let room = match &*cache.room {
+        "tight" => ", full: what was used longest ago goes",
+        "scarce" => ", full of what is in use: nothing is read ahead",
+        _ => "",
+    };
+    let (used, free, kept) = (Bytes(cache.used_bytes), Bytes(cache.free_bytes), Bytes(cache.min_free_bytes));
+    format!("{used}{size} in {}, disk with {free} free, of which {kept} stay{room}", safe(&cache.path))
 }
 
 /// How long the sharing of a process goes on.

@@ -283,6 +283,7 @@ mod tests {
                 waiting_reads: 0,
                 limits: Default::default(),
                 seeding: None,
+                cache: None,
                 torrents: Vec::new(),
                 warnings: Vec::new(),
                 log: None,

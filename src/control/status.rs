@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::torrent_status::{TorrentStatus, torrent_status};
 use super::{Changes, Seeding, SeedingStatus};
 use crate::net::Bounds;
+use crate::storage::{CacheUsage, Room};
 
 /// One process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub struct Status {
     /// What bounds its traffic.
     #[serde(default)]
     pub limits: Limits,
+    /// The cache directory that its torrents lie in; none where they lie elsewhere.
+    #[serde(default)]
+    pub cache: Option<CacheStatus>,
     /// The torrents.
     pub torrents: Vec<TorrentStatus>,
     /// The last warnings, oldest first.
@@ -73,6 +77,41 @@ impl Limits {
             torrent_upload: bounds.each.upload,
             torrent_download: bounds.each.download,
             upload_slots: bounds.upload_slots,
+        }
+    }
+}
+
+/// A cache directory and its bounds, for all processes that use it. In bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Its path; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// What it takes of the disk.
+    pub used_bytes: u64,
+    /// What it may take; none: as the disk allows.
+    pub size_limit: Option<u64>,
+    /// What its disk has free.
+    pub free_bytes: u64,
+    /// What is kept free of it.
+    pub min_free_bytes: u64,
+    /// It is at its bounds: `plenty`, `tight` (old pieces go for new ones) or `scarce` (nothing may go: readers alone fetch).
+    pub room: String,
+}
+
+impl From<CacheUsage> for CacheStatus {
+    fn from(usage: CacheUsage) -> Self {
+        let room = match usage.room {
+            Room::Plenty => "plenty",
+            Room::Tight => "tight",
+            Room::Scarce => "scarce",
+        };
+        Self {
+            path: usage.path.to_string_lossy().into_owned(),
+            used_bytes: usage.used,
+            size_limit: usage.size,
+            free_bytes: usage.free,
+            min_free_bytes: usage.min_free,
+            room: room.to_owned(),
         }
     }
 }
@@ -114,6 +153,7 @@ impl StatusSource {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let (session, mount) = (self.changes.session(), self.changes.mount());
         let torrents = session.torrents();
+        let cache = torrents.iter().find_map(|torrent| torrent.store().cache_usage());
         let torrents = torrents.iter().map(|torrent| {
             let hash = torrent.metainfo().info_hash;
             let shown = mount.as_ref().zip(hash).and_then(|(mount, hash)| mount.path_of(&hash));
@@ -137,6 +177,7 @@ impl StatusSource {
             watching: self.watching.as_deref().map(text),
             waiting_reads: mount.as_ref().map_or(0, |mount| mount.waiting_reads()),
             limits: Limits::of(session.bounds()),
+            cache: cache.map(CacheStatus::from),
             torrents: torrents.collect(),
             warnings: (self.warnings)(),
             log: self.log.clone(),

@@ -4,61 +4,20 @@
 //! no room, pieces go until it has. Decides how much goes and when; `victims` which, the stores how.
 
 mod account;
+mod limits;
 pub(crate) mod victims;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use self::account::{Account, Books};
+pub use self::limits::{CacheLimits, CacheUsage, MinFree, Room};
 use self::victims::{Candidate, choose};
 use super::recency::Moment;
 use super::{CacheDir, StorageError, Store, io_error, sys};
 use crate::base::InfoHash;
-
-/// How large a cache may become.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct CacheLimits {
-    /// Bytes of the disk that all slots may take; `None`: as the disk allows.
-    pub size: Option<u64>,
-    /// What is kept free of the disk.
-    pub min_free: MinFree,
-}
-
-/// What is kept free of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum MinFree {
-    /// 5 % or 2 GiB, whichever is more; of a small disk a quarter at most.
-    #[default]
-    Default,
-    /// So many bytes.
-    Bytes(u64),
-    /// A share of the disk, in per cent.
-    Percent(f64),
-}
-
-impl MinFree {
-    /// In bytes, of a disk of `total`.
-    pub fn of(self, total: u64) -> u64 {
-        match self {
-            Self::Default => (total / 20).max(2 << 30).min(total / 4),
-            Self::Bytes(bytes) => bytes,
-            Self::Percent(percent) => (total as f64 * percent / 100.0) as u64,
-        }
-    }
-}
-
-/// How much may be fetched with regard to the bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Room {
-    /// Anything.
-    Plenty,
-    /// What is read, and ahead of readers; it pushes out what was used longest ago.
-    Tight,
-    /// What a reader waits for: nothing may go.
-    Scarce,
-}
 
 /// Nothing of the cache may go, and it is as far above its bound as it may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +44,9 @@ pub(crate) struct Budget {
     orphans_again: Mutex<Option<Instant>>,
     room: AtomicU8,
     warned: AtomicBool,
+    /// Who looks after it, and whether he sleeps longer, as the bounds are far.
+    watch: OnceLock<Thread>,
+    far: AtomicBool,
     offer: Mutex<Option<Offer>>,
 }
 
@@ -153,7 +115,8 @@ impl Standing {
 }
 
 impl Budget {
-    /// Takes part in keeping the bounds of `cache`. A thread looks after it, four times a second, while this lives.
+    /// Takes part in keeping the bounds of `cache`. A thread looks after it while this lives, four times a second or,
+    /// far from the bounds, once.
     pub(crate) fn open(cache: CacheDir, limits: CacheLimits) -> Result<Arc<Self>, StorageError> {
         let (account, uncounted) = Account::open(&cache.dir()).map_err(io_error("open", cache.path()))?;
         let disk = sys::disk_space(cache.dir()).map_or(u64::MAX, |(_, total)| total);
@@ -169,6 +132,8 @@ impl Budget {
             orphans_again: Mutex::new(None),
             room: AtomicU8::new(Room::Plenty as u8),
             warned: AtomicBool::new(false),
+            watch: OnceLock::new(),
+            far: AtomicBool::new(false),
             offer: Mutex::new(None),
         });
         if uncounted {
@@ -179,15 +144,15 @@ impl Budget {
         let watch = move || {
             while let Some(budget) = watched.upgrade() {
                 budget.sweep();
-                budget.tick();
+                let pause = budget.tick();
+                budget.far.store(pause > TICK, Ordering::Relaxed);
                 drop(budget);
-                std::thread::sleep(TICK);
+                std::thread::park_timeout(pause);
             }
         };
-        std::thread::Builder::new()
-            .name("cache".into())
-            .spawn(watch)
-            .map_err(io_error("watch", budget.cache.path()))?;
+        let watch = std::thread::Builder::new().name("cache".into()).spawn(watch);
+        let watch = watch.map_err(io_error("watch", budget.cache.path()))?;
+        let _ = budget.watch.set(watch.thread().clone());
         Ok(budget)
     }
 
@@ -269,6 +234,19 @@ impl Budget {
         }
     }
 
+    /// What the cache takes, and its bounds.
+    pub(super) fn usage(&self) -> CacheUsage {
+        let (free, total) = sys::disk_space(self.cache.dir()).unwrap_or((0, 0));
+        CacheUsage {
+            path: self.cache.path().to_owned(),
+            used: self.with_books(|books| books.total().saturating_sub(books.credits())).unwrap_or(0),
+            size: self.limits.size,
+            free,
+            min_free: self.limits.min_free.of(total),
+            room: self.room(),
+        }
+    }
+
     /// A process's readers together may want so much ahead of them.
     pub(super) fn window_bytes(&self) -> u64 {
         (self.scale / WINDOW_SHARE / self.account().living()).max(WINDOW_MIN)
@@ -311,10 +289,14 @@ impl Budget {
             books.own.credit = credit.left;
             standing
         });
-        drawn.unwrap_or_else(|| {
+        let Some(standing) = drawn else {
             self.credit().left += bytes;
-            Standing { granted: true, ..Standing::EMPTY }
-        })
+            return Standing { granted: true, ..Standing::EMPTY };
+        };
+        if !self.is_far(&standing) && self.far.swap(false, Ordering::Relaxed) {
+            self.watch.get().inspect(|watch| watch.unpark());
+        }
+        standing
     }
 
     /// Makes room for `bytes`; how much it made. Nothing when others are to do so, who were asked to.
@@ -338,27 +320,33 @@ impl Budget {
     }
 
     /// Looks at the account: gives what others lack if ours is the oldest, keeps a little free, says what may be fetched.
-    fn tick(&self) {
+    /// When it is to be looked at again.
+    fn tick(&self) -> Duration {
         if self.account().lost_somebody() {
             self.count_orphans();
         }
-        let standing = self.with_books(|books| self.standing(books)).unwrap_or(Standing::EMPTY);
+        let looked = self.with_books(|books| (self.standing(books), (books.own.evictable, books.own.coldest)));
+        let (mut standing, told) = looked.unwrap_or((Standing::EMPTY, (0, Moment::default())));
         let reserve = self.reserve() as i64;
         let lacking = match standing.others_want {
             0 if standing.room < reserve => (2 * reserve).saturating_sub(standing.room),
             0 => 0,
             wanted => (wanted as i64).saturating_sub(standing.room),
         };
-        if lacking > 0 && (standing.orphans > 0 || self.offer().0 > 0) {
+        let relieves = lacking > 0 && (standing.orphans > 0 || self.offer().0 > 0);
+        if relieves {
             self.relieve(lacking as u64, standing);
         }
         let under_pressure = standing.room < 4 * reserve || standing.others_want > 0;
         let (evictable, coldest) = if under_pressure { self.offer() } else { (0, None) };
-        let standing = self.with_books(|books| {
-            (books.own.evictable, books.own.coldest) = (evictable, coldest.unwrap_or_default());
-            self.standing(books)
-        });
-        let standing = standing.unwrap_or(Standing::EMPTY);
+        let offered = (evictable, coldest.unwrap_or_default());
+        if relieves || offered != told {
+            let told = self.with_books(|books| {
+                (books.own.evictable, books.own.coldest) = offered;
+                self.standing(books)
+            });
+            standing = told.unwrap_or(Standing::EMPTY);
+        }
         let free = standing.room.saturating_add(i64::try_from(standing.orphans).unwrap_or(i64::MAX));
         let could_go = evictable.saturating_add(standing.others_evictable);
         let room = if free >= 2 * reserve || (free >= reserve && self.room() == Room::Plenty) {
@@ -369,6 +357,12 @@ impl Budget {
             Room::Scarce
         };
         self.room.store(room as u8, Ordering::Relaxed);
+        if self.is_far(&standing) { FAR_TICK } else { TICK }
+    }
+
+    /// The bounds are nobody's concern now.
+    fn is_far(&self, standing: &Standing) -> bool {
+        standing.room >= FAR * self.reserve() as i64 && standing.others_want == 0
     }
 
     /// The bytes that could go, and when the first of them was last used. All pieces are looked through for that, so it is
@@ -566,6 +560,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// How often the account is looked at: others may lack something.
 const TICK: Duration = Duration::from_millis(250);
+/// And where so many reserves are free; whoever comes nearer says so.
+const FAR_TICK: Duration = Duration::from_secs(1);
+const FAR: i64 = 16;
 /// Rounds of asking and evicting before a write is refused.
 const TRIES: u32 = 16;
 /// What somebody lacks is believed for so long.

@@ -36,7 +36,7 @@ use self::write::InProgress;
 use super::backing::disk::is_gone;
 use super::backing::overflow::Overflow;
 use super::backing::{Backing, Identity};
-use super::budget::{Budget, Room};
+use super::budget::{Budget, CacheUsage, Room};
 use super::cache_dir::Slot;
 use super::recency::Recency;
 use super::resume::{self, Ledger, Record, Resume, StateFiles};
@@ -374,6 +374,11 @@ impl Store {
     /// How much may be fetched, as the bounds of the cache go.
     pub fn room(&self) -> Room {
         self.budget.as_ref().map_or(Room::Plenty, |budget| budget.room())
+    }
+
+    /// What its cache takes, if it lies in one that is bounded.
+    pub fn cache_usage(&self) -> Option<CacheUsage> {
+        self.budget.as_ref().map(|budget| budget.usage())
     }
 
     /// Bytes that a reader's window may have for itself, if the cache is bounded.

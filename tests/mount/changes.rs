@@ -143,6 +143,48 @@ fn readers_of_a_torrent_that_is_removed_get_what_is_here_or_an_error() {
 }
 
 #[test]
+fn a_complete_file_that_is_open_outlives_its_torrent() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let stays = one(&world, "stays.bin", 300_001);
+    let goes = one(&world, "goes.bin", 2 << 20);
+    let seed = world.seed(&goes);
+    let mount = world.mount(&stays).and(&goes.file).peer(seed.addr).start();
+    let path = mount.path("goes.bin");
+    assert_same(&path, &goes.data);
+    // Of root's mount the kernel reads this one past us (passthrough), as it is complete before it is opened.
+    let held = File::open(&path).unwrap();
+    assert_range(&held, &File::open(&goes.data).unwrap(), 0, 4096);
+    tell(&mount, "remove", &["goes.bin"]);
+    assert_eq!(names(&mount.point), ["stays.bin"]);
+    drop(seed);
+    assert_range(&held, &File::open(&goes.data).unwrap(), 0, 2 << 20);
+
+    // It comes back into a slot of its own, with nobody to fetch it from.
+    tell(&mount, "add", &[text(&goes.file)]);
+    let status = mount.status();
+    let again = torrents(&status).iter().find(|torrent| torrent["path"] == "goes.bin").unwrap();
+    assert_eq!(again["have_bytes"], 0, "{again}");
+    assert_range(&held, &File::open(&goes.data).unwrap(), 1 << 20, 1 << 20);
+    drop(held);
+    tell(&mount, "remove", &["goes.bin"]);
+    // The first slot is nobody's now, so that it is taken up again, whole.
+    wait_until("what was complete is found again", BOUND, || {
+        tell(&mount, "add", &[text(&goes.file)]);
+        let status = mount.status();
+        let found = torrents(&status).iter().any(|torrent| torrent["path"] == "goes.bin" && torrent["left_bytes"] == 0);
+        if !found {
+            tell(&mount, "remove", &["goes.bin"]);
+        }
+        found
+    });
+    assert_same(&path, &goes.data);
+    mount.umount();
+}
+
+#[test]
 fn what_is_dropped_into_a_watched_directory_appears_and_goes_with_its_file() {
     if !can_mount() {
         return;

@@ -168,7 +168,7 @@ proptest! {
                     prop_assert!(stores[store].discard(PieceIndex(piece), attempt).is_ok());
                 }
                 Step::Begin(..) => {}
-                Step::Tick(store) => stores[store].budget().unwrap().tick(),
+                Step::Tick(store) => _ = stores[store].budget().unwrap().tick(),
             }
             let held = |store: usize, piece: u32| {
                 guards.iter().any(|(of, range, _)| *of == store && range.contains(PieceIndex(piece)))
@@ -342,7 +342,7 @@ fn is_looked_through_once(budget: &Budget) -> bool {
     (0..50).any(|_| {
         budget.tick();
         let before = number();
-        (0..3).for_each(|_| budget.tick());
+        (0..3).for_each(|_| _ = budget.tick());
         before.is_some() && before == number()
     })
 }
