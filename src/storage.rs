@@ -11,6 +11,7 @@ mod pool;
 mod recency;
 mod resume;
 pub mod scan;
+mod sha1;
 mod store;
 mod sys;
 mod table;
@@ -21,10 +22,11 @@ pub use cache_dir::{CacheDir, Removed, SlotStatus};
 pub use folder::{Folder, Judged, Look, Stamp, read_torrent_file};
 pub use pool::{DiskPool, Lane};
 pub use resume::{Claims, claims};
-pub use store::{Adopt, Destination, Guard, Loan, Moved, OpenedStore, Store, StoreStatus, TorrentFiles};
+pub use store::{Adopt, Destination, Guard, Loan, Moved, OpenedStore, Run, Store, StoreStatus, TorrentFiles};
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};
 
+pub(crate) use sha1::TOGETHER as HASHED_TOGETHER;
 pub(crate) use store::Pages;
 #[cfg(test)]
 pub(crate) use sys::drop_cached;

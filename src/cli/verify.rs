@@ -107,7 +107,7 @@ fn verify_cache(args: &Args, metainfo: &Metainfo, stop: &AtomicBool) -> anyhow::
         let bytes = doubtful.iter().map(|piece| u64::from(layout.piece_bytes(piece))).sum();
         let found = create::with_bar(bytes, stop, true, |hashing| {
             let quiet = Hashing { progress: &|_| {}, ..*hashing };
-            each_piece(layout, &quiet, |piece, _| {
+            each_piece(layout, &quiet, |piece| {
                 if opened.gone.has(piece) {
                     return Finding::Bad;
                 }

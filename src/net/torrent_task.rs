@@ -122,6 +122,7 @@ async fn live(
         from_peers_sender,
         disk_sender,
         disk_trouble: disk::Trouble::default(),
+        writes: Arc::default(),
         trackers: trackers::Trackers::default(),
         maintaining: Arc::new(AtomicBool::new(false)),
         room: Room::default(),
@@ -186,6 +187,7 @@ struct TorrentTask {
     from_peers_sender: mpsc::Sender<FromPeer>,
     disk_sender: mpsc::Sender<DiskDone>,
     disk_trouble: disk::Trouble,
+    writes: Arc<disk::Writes>,
     trackers: trackers::Trackers,
     maintaining: Arc<AtomicBool>,
     /// What the engine knows of the room in the cache.
@@ -437,7 +439,8 @@ impl TorrentTask {
                 }
                 Effect::Dial { addr, opening } => self.dial(addr, opening),
                 Effect::Disk(job) => {
-                    disk::submit(job, self.life, &self.tools.store, &self.tools.pool, &self.disk_sender);
+                    let tools = &self.tools;
+                    disk::submit(job, self.life, &tools.store, &tools.pool, &self.writes, &self.disk_sender);
                 }
                 Effect::ReadReady(ticket) => self.answer(ticket, Ok(())),
                 Effect::ReadFailed(ticket, error) => self.answer(ticket, Err(error)),

@@ -33,6 +33,7 @@ pub(crate) use self::pages::Pages;
 use self::tracks::{Look, Tracks};
 use self::trouble::Trouble;
 use self::write::InProgress;
+pub use self::write::Run;
 use super::backing::disk::is_gone;
 use super::backing::overflow::Overflow;
 use super::backing::{Backing, Identity};
@@ -249,7 +250,20 @@ impl Store {
         begin: u32,
         blocks: &[Bytes],
     ) -> Result<Verdict, StorageError> {
-        self.write_run(piece, attempt, begin, blocks)
+        let run = Run { piece, attempt, begin, blocks: blocks.to_vec() };
+        let ahead = self.hash_ahead(std::slice::from_ref(&run)).pop().flatten();
+        self.write_run(&run, ahead)
+    }
+
+    /// As [`write`](Self::write) for each of several runs of different pieces, which are hashed together. `done` gets the
+    /// verdicts in the same order, each as soon as it is known, when the blocks of its run are no longer held.
+    pub fn write_all(&self, runs: Vec<Run>, mut done: impl FnMut(Result<Verdict, StorageError>)) {
+        let ahead = self.hash_ahead(&runs);
+        for (run, ahead) in runs.into_iter().zip(ahead) {
+            let verdict = self.write_run(&run, ahead);
+            drop(run);
+            done(verdict);
+        }
     }
 
     /// Hashes what lies on disk: the piece becomes present or absent.

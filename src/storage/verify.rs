@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
-use sha1::{Digest, Sha1};
 
+use super::sha1::Sha1;
 use crate::base::PieceIndex;
 
 /// What a torrent says its pieces hash to. (v2 and hybrid trees come later as further variants.)
@@ -36,8 +36,8 @@ impl PieceHashes {
     /// Whether the bytes that went into `hasher` are those of the piece.
     pub(crate) fn accept(&self, piece: PieceIndex, hasher: Sha1) -> bool {
         let Self::V1(hashes) = self;
-        let digest = hasher.finalize();
-        hashes.get(piece.at() * 20..piece.at() * 20 + 20).is_some_and(|expected| expected == digest.as_slice())
+        let digest = hasher.finish();
+        hashes.get(piece.at() * 20..piece.at() * 20 + 20).is_some_and(|expected| expected == digest)
     }
 }
 

@@ -1,19 +1,66 @@
 //! Disk jobs of the engine as calls of the store, on disk threads.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use crate::base::PieceIndex;
 use crate::engine::{DiskDone, DiskJob};
-use crate::storage::{DiskPool, Lane, StorageError, Store, Verdict};
+use crate::storage::{DiskPool, HASHED_TOGETHER, Lane, Run, StorageError, Store, Verdict};
+
+/// Runs that wait for a disk thread: whoever comes takes several, which are hashed together.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    urgent: Mutex<VecDeque<(Run, Completion)>>,
+    normal: Mutex<VecDeque<(Run, Completion)>>,
+}
+
+impl Writes {
+    /// Writes some of those that wait, if any do; those that readers wait for first, and alone.
+    fn work(&self, store: &Store) {
+        let mut taken = take_some(&self.urgent);
+        if taken.is_empty() {
+            taken = take_some(&self.normal);
+        }
+        let (runs, mut completions): (Vec<_>, VecDeque<_>) = taken.into_iter().unzip();
+        // The blocks are slices of receive buffers, which wait for them: they go before the completion does.
+        store.write_all(runs, |verdict| {
+            if let Some(mut completion) = completions.pop_front() {
+                completion.outcome = Some(completion.judged(verdict));
+            }
+        });
+    }
+}
+
+/// The first few, of different pieces: a second run of one would find its hash taken.
+fn take_some(waiting: &Mutex<VecDeque<(Run, Completion)>>) -> Vec<(Run, Completion)> {
+    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut taken: Vec<(Run, Completion)> = Vec::new();
+    let mut at = 0;
+    while at < waiting.len().min(LOOKED_AT) && taken.len() < HASHED_TOGETHER {
+        let piece = waiting[at].0.piece;
+        match taken.iter().any(|(run, _)| run.piece == piece) {
+            true => at += 1,
+            false => taken.extend(waiting.remove(at)),
+        }
+    }
+    taken
+}
 
 /// Queues a job; its completion comes through `done`, whatever happens.
 ///
 /// `life` tells the attempts of a brain that was born again from those of the former one, whose last jobs may still be
 /// queued: the store takes the higher number for the newer attempt (I6).
-pub(super) fn submit(job: DiskJob, life: u32, store: &Arc<Store>, pool: &DiskPool, done: &mpsc::Sender<DiskDone>) {
+pub(super) fn submit(
+    job: DiskJob,
+    life: u32,
+    store: &Arc<Store>,
+    pool: &DiskPool,
+    writes: &Arc<Writes>,
+    done: &mpsc::Sender<DiskDone>,
+) {
     if let DiskJob::Discard { piece, attempt } = job {
         let store = store.clone();
         return pool.submit(Lane::Normal, move || {
@@ -31,7 +78,16 @@ pub(super) fn submit(job: DiskJob, life: u32, store: &Arc<Store>, pool: &DiskPoo
     };
     let store = store.clone();
     let completion = Completion { piece, attempt, bytes, outcome: None, sender: done.clone() };
-    pool.submit(if urgent { Lane::Urgent } else { Lane::Normal }, move || completion.run(job, life, &store));
+    let lane = if urgent { Lane::Urgent } else { Lane::Normal };
+    if let DiskJob::Write { begin, blocks, .. } = job {
+        let run = Run { piece, attempt: numbered(attempt, life), begin, blocks };
+        let waiting = if urgent { &writes.urgent } else { &writes.normal };
+        waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((run, completion));
+        // As many closures as runs: none is left, though one may find that others have taken its own.
+        let writes = Arc::clone(writes);
+        return pool.submit(lane, move || writes.work(&store));
+    }
+    pool.submit(lane, move || completion.run(job, &store));
 }
 
 /// What was in memory alone when its job ended may have come to the disk since, which the engine was told before it knew
@@ -64,6 +120,7 @@ impl Trouble {
 }
 
 /// Sends the outcome of a job when dropped: a job that panics has failed.
+#[derive(Debug)]
 struct Completion {
     piece: PieceIndex,
     attempt: u32,
@@ -73,15 +130,11 @@ struct Completion {
 }
 
 impl Completion {
-    fn run(mut self, job: DiskJob, life: u32, store: &Store) {
+    fn run(mut self, job: DiskJob, store: &Store) {
         self.outcome = Some(match job {
-            // The blocks are slices of receive buffers, which wait for them: they go before the completion does.
-            DiskJob::Write { piece, attempt, begin, blocks, .. } => {
-                self.judged(store.write(piece, numbered(attempt, life), begin, &blocks))
-            }
             DiskJob::Check { piece, .. } => self.judged(store.check(piece)),
-            // Has no completion.
-            DiskJob::Discard { .. } => return,
+            // Not by this way.
+            DiskJob::Write { .. } | DiskJob::Discard { .. } => return,
             DiskJob::Digests(piece) => match store.block_digests(piece) {
                 Ok(block_digests) => DiskDone::Digests { piece, block_digests },
                 Err(error) => self.failed(error.to_string()),
@@ -116,6 +169,9 @@ impl Drop for Completion {
 fn numbered(attempt: u32, life: u32) -> u32 {
     attempt | life << ATTEMPT_BITS
 }
+
+/// Of runs that wait this many are looked at for others to go with the first.
+const LOOKED_AT: usize = 16;
 
 /// A full disk stays full for a while.
 const WARN_EVERY: Duration = Duration::from_secs(30);

@@ -1,15 +1,16 @@
 //! Comparing files of somebody's with what a torrent says, piece by piece, on several threads.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sha1::{Digest, Sha1};
-
+use super::hash::{Buffers, Progress, next_group};
 use super::{Hashing, ScanError, io_error};
 use crate::base::{FileIndex, Layout, PieceIndex};
 use crate::storage::backing::Backing;
 use crate::storage::backing::disk::DiskFiles;
+use crate::storage::sha1::TOGETHER;
 use crate::storage::{Adopt, PieceHashes};
 
 /// What a piece turned out to be.
@@ -48,49 +49,62 @@ pub fn check_files(
         .map_err(io_error("stat", &root))?;
     let length = |file| if layout.is_padding(file) { None } else { files.seen(file).ok().flatten() };
     let lengths = layout.files().map(|file| length(file).map(|seen| seen.identity.size)).collect();
-    let pieces = each_piece(layout, hashing, |piece, buffer| {
-        let mut hasher = Sha1::new();
-        for span in layout.spans(layout.piece_start(piece), layout.piece_bytes(piece).into()) {
-            let mut done = 0;
-            while done < span.length {
-                let part = &mut buffer[..(span.length - done).min(BUFFER_BYTES as u64) as usize];
-                if span.padding {
-                    part.fill(0);
-                } else if !reads(&files, span.file, span.offset + done, part) {
-                    return Finding::Missing;
-                }
-                hasher.update(&*part);
-                done += part.len() as u64;
+    let pieces = each_group(layout, hashing, Buffers::new, |pieces, buffers| {
+        let mut missing = [false; TOGETHER];
+        let mut progress: Vec<_> = pieces.iter().map(|&piece| Progress::new(layout, piece)).collect();
+        let Ok(()) = buffers.hash(&mut progress, |at, span, part| {
+            if span.padding || missing[at] || hashing.stop.load(Ordering::Relaxed) {
+                part.fill(0);
+            } else {
+                missing[at] = !reads(&files, span.file, span.offset, part);
             }
-        }
-        if hashes.accept(piece, hasher) { Finding::Good } else { Finding::Bad }
+            Ok::<_, Infallible>(())
+        });
+        let judge = |(one, missing): (Progress<'_>, bool)| match missing {
+            true => Finding::Missing,
+            false if hashes.accept(one.piece, one.hash) => Finding::Good,
+            false => Finding::Bad,
+        };
+        progress.into_iter().zip(missing).map(judge).collect()
     })?;
     Ok(Findings { pieces, lengths })
 }
 
-/// Lets `look` judge every piece, several at a time, mostly in their order; each thread has a buffer for it.
+/// Lets `look` judge every piece, several at a time, mostly in their order.
 ///
 /// # Errors
 /// [`ScanError::Interrupted`] when asked to stop.
 pub fn each_piece(
     layout: &Layout,
     hashing: &Hashing<'_>,
-    look: impl Fn(PieceIndex, &mut [u8]) -> Finding + Sync,
+    look: impl Fn(PieceIndex) -> Finding + Sync,
+) -> Result<Vec<Finding>, ScanError> {
+    each_group(layout, hashing, || (), |pieces, ()| pieces.iter().map(|&piece| look(piece)).collect())
+}
+
+/// As [`each_piece`] with [`TOGETHER`] pieces for a look, which gives a finding for each; each thread has something of its own.
+fn each_group<T>(
+    layout: &Layout,
+    hashing: &Hashing<'_>,
+    own: impl Fn() -> T + Sync,
+    look: impl Fn(&[PieceIndex], &mut T) -> Vec<Finding> + Sync,
 ) -> Result<Vec<Finding>, ScanError> {
     let next = AtomicUsize::new(0);
     let stopped = AtomicBool::new(false);
     let work = || {
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut found = Vec::new();
-        while let Some(piece) =
-            u32::try_from(next.fetch_add(1, Ordering::Relaxed)).ok().and_then(|raw| layout.piece(raw))
-        {
+        let (mut own, mut found) = (own(), Vec::new());
+        loop {
+            let pieces = next_group(layout, hashing, &next);
+            if pieces.is_empty() {
+                break;
+            }
+            let findings = look(&pieces, &mut own);
             if hashing.stop.load(Ordering::Relaxed) {
                 stopped.store(true, Ordering::Relaxed);
                 break;
             }
-            found.push((piece, look(piece, &mut buffer)));
-            (hashing.progress)(layout.piece_bytes(piece).into());
+            (hashing.progress)(pieces.iter().map(|&piece| u64::from(layout.piece_bytes(piece))).sum());
+            found.extend(pieces.into_iter().zip(findings));
         }
         found
     };
@@ -118,6 +132,3 @@ fn reads(files: &DiskFiles, file: FileIndex, offset: u64, part: &mut [u8]) -> bo
         }
     }
 }
-
-/// Large enough that calls do not count, small enough for the cache.
-const BUFFER_BYTES: usize = 256 * 1024;

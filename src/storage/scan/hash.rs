@@ -6,11 +6,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sha1::{Digest, Sha1};
-
 use super::ahead::read_ahead;
 use super::{ScanError, Stamp, TreeEntry, TreeEntryKind, io_error};
-use crate::base::{FileIndex, Layout, PieceIndex};
+use crate::base::{FileIndex, Layout, PieceIndex, Span};
+use crate::storage::sha1::{Sha1, TOGETHER, update_together};
 
 /// How hashing is watched and stopped.
 pub struct Hashing<'h> {
@@ -36,21 +35,22 @@ pub fn hash_pieces(entries: &[TreeEntry], layout: &Layout, hashing: &Hashing<'_>
     let next = AtomicUsize::new(0);
     let (failed, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let work = || {
-        let mut reader = Reader { files: &files, open: None, buffer: vec![0; BUFFER_BYTES] };
+        let reader = || Reader { files: &files, open: None };
+        let mut readers: [Reader<'_>; TOGETHER] = std::array::from_fn(|_| reader());
+        let mut buffers = Buffers::new();
         let mut digests: Vec<(PieceIndex, [u8; DIGEST_BYTES])> = Vec::new();
         while !failed.load(Ordering::Relaxed) {
-            let Some(piece) =
-                u32::try_from(next.fetch_add(1, Ordering::Relaxed)).ok().and_then(|raw| layout.piece(raw))
-            else {
+            let pieces = next_group(layout, hashing, &next).into_iter();
+            let mut pieces: Vec<_> = pieces.map(|piece| Progress::new(layout, piece)).collect();
+            if pieces.is_empty() {
                 break;
-            };
-            match reader.hash(layout, piece, hashing) {
-                Ok(digest) => digests.push((piece, digest)),
-                Err(error) => {
-                    failed.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
             }
+            let done = buffers.hash(&mut pieces, |at, span, part| readers[at].read(span, part, hashing));
+            if let Err(error) = done {
+                failed.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+            digests.extend(pieces.into_iter().map(|one| (one.piece, one.hash.finish())));
         }
         Ok(digests)
     };
@@ -73,56 +73,110 @@ pub fn hash_pieces(entries: &[TreeEntry], layout: &Layout, hashing: &Hashing<'_>
     Ok(pieces)
 }
 
-/// One thread's way of reading: pieces come mostly in order, so one open file is enough.
+/// The next pieces for one thread, in order; none at the end. Few of them where few are for each thread.
+pub(super) fn next_group(layout: &Layout, hashing: &Hashing<'_>, next: &AtomicUsize) -> Vec<PieceIndex> {
+    let count = layout.piece_count().div_ceil(hashing.threads.max(1)).clamp(1, TOGETHER);
+    let first = next.fetch_add(count, Ordering::Relaxed);
+    (first..first + count).map_while(|raw| layout.piece(u32::try_from(raw).ok()?)).collect()
+}
+
+/// A piece that is being hashed, as far as it has come.
+pub(super) struct Progress<'l> {
+    pub(super) piece: PieceIndex,
+    layout: &'l Layout,
+    pub(super) hash: Sha1,
+    /// Bytes of it that were read.
+    read: u32,
+}
+
+impl<'l> Progress<'l> {
+    pub(super) fn new(layout: &'l Layout, piece: PieceIndex) -> Self {
+        Self { piece, layout, hash: Sha1::new(), read: 0 }
+    }
+
+    /// Fills a buffer with what comes next, by `read`; how much there was.
+    fn fill<E>(
+        &mut self,
+        buffer: &mut [u8],
+        mut read: impl FnMut(Span, &mut [u8]) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let length = self.layout.piece_bytes(self.piece) - self.read;
+        let length = u64::from(length).min(buffer.len() as u64);
+        let mut at = 0;
+        for span in self.layout.spans(self.layout.piece_start(self.piece) + u64::from(self.read), length) {
+            let end = at + span.length as usize;
+            read(span, &mut buffer[at..end])?;
+            at = end;
+        }
+        self.read += length as u32;
+        Ok(at)
+    }
+}
+
+/// Where pieces are read to that are hashed together.
+pub(super) struct Buffers([Vec<u8>; TOGETHER]);
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| vec![0; BUFFER_BYTES]))
+    }
+
+    /// Hashes these pieces, [`TOGETHER`] of them at most, a part of each in turn; `read` fills a buffer with a span of the
+    /// piece at this place of the list.
+    pub(super) fn hash<E>(
+        &mut self,
+        pieces: &mut [Progress<'_>],
+        mut read: impl FnMut(usize, Span, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        loop {
+            let mut lengths = [0; TOGETHER];
+            for (at, (one, buffer)) in pieces.iter_mut().zip(&mut self.0).enumerate() {
+                lengths[at] = one.fill(buffer, |span, part| read(at, span, part))?;
+            }
+            if lengths.iter().all(|&length| length == 0) {
+                return Ok(());
+            }
+            let parts = self.0.iter().zip(lengths).map(|(buffer, length)| &buffer[..length]);
+            update_together(pieces.iter_mut().map(|one| &mut one.hash).zip(parts));
+        }
+    }
+}
+
+/// One way of reading: pieces come mostly in order, so one open file is enough.
 struct Reader<'e> {
     files: &'e [Option<&'e TreeEntry>],
     open: Option<(FileIndex, File)>,
-    buffer: Vec<u8>,
 }
 
 impl Reader<'_> {
-    fn hash(
-        &mut self,
-        layout: &Layout,
-        piece: PieceIndex,
-        hashing: &Hashing<'_>,
-    ) -> Result<[u8; DIGEST_BYTES], ScanError> {
-        let mut hasher = Sha1::new();
-        for span in layout.spans(layout.piece_start(piece), u64::from(layout.piece_bytes(piece))) {
-            let mut done = 0;
-            while done < span.length {
-                if hashing.stop.load(Ordering::Relaxed) {
-                    return Err(ScanError::Interrupted);
-                }
-                let length = (span.length - done).min(self.buffer.len() as u64) as usize;
-                match self.files.get(span.file.at()).copied().flatten() {
-                    Some(TreeEntry { kind: TreeEntryKind::File { location, stamp, .. }, .. }) => {
-                        self.read(span.file, location, stamp, span.offset + done, length)?;
-                        (hashing.progress)(length as u64);
-                    }
-                    _ => self.buffer[..length].fill(0),
-                }
-                hasher.update(&self.buffer[..length]);
-                done += length as u64;
-            }
+    /// Reads a part of a piece.
+    fn read(&mut self, span: Span, part: &mut [u8], hashing: &Hashing<'_>) -> Result<(), ScanError> {
+        if hashing.stop.load(Ordering::Relaxed) {
+            return Err(ScanError::Interrupted);
         }
-        Ok(hasher.finalize().into())
+        match self.files.get(span.file.at()).copied().flatten() {
+            Some(TreeEntry { kind: TreeEntryKind::File { location, stamp, .. }, .. }) => {
+                self.read_file(span.file, location, stamp, span.offset, part)?;
+                (hashing.progress)(span.length);
+            }
+            _ => part.fill(0),
+        }
+        Ok(())
     }
 
-    /// Reads so many bytes of a file into the buffer.
-    fn read(
+    fn read_file(
         &mut self,
         file: FileIndex,
         location: &Path,
         stamp: &Stamp,
         offset: u64,
-        length: usize,
+        part: &mut [u8],
     ) -> Result<(), ScanError> {
         let opened = match &mut self.open {
             Some((open, opened)) if *open == file => opened,
             other => &mut other.insert((file, open(location, stamp)?)).1,
         };
-        opened.read_exact_at(&mut self.buffer[..length], offset).map_err(|error| match error.kind() {
+        opened.read_exact_at(part, offset).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => ScanError::Changed(location.to_owned()),
             _ => io_error("read", location)(error),
         })
@@ -156,5 +210,5 @@ fn gone_or(op: &'static str, location: &Path) -> impl FnOnce(std::io::Error) -> 
 
 const DIGEST_BYTES: usize = 20;
 
-/// Large enough that calls do not count, small enough for the cache.
-const BUFFER_BYTES: usize = 256 * 1024;
+/// Large enough that calls do not count, so small that those of one thread fit into the cache of its core.
+const BUFFER_BYTES: usize = 128 * 1024;

@@ -7,11 +7,10 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use sha1::{Digest, Sha1};
-
 use super::super::backing::Backing;
 use super::super::backing::disk::is_gone;
 use super::super::recency::Moment;
+use super::super::sha1::{self, Sha1};
 use super::super::{Pins, StorageError, io_error};
 use super::{Look, Store};
 use crate::base::{BLOCK_BYTES, BlockRef, FileIndex, PieceIndex, Span};
@@ -85,7 +84,7 @@ impl Store {
     pub(super) fn digests_on_disk(&self, piece: PieceIndex) -> Result<Vec<[u8; 20]>, StorageError> {
         let mut digests = Vec::with_capacity(self.layout.block_count(piece));
         self.each_part(piece, 0, self.layout.piece_bytes(piece), |part| {
-            digests.extend(part.chunks(BLOCK_BYTES as usize).map(|block| <[u8; 20]>::from(Sha1::digest(block))));
+            digests.extend(sha1::digests(part.chunks(BLOCK_BYTES as usize)));
         })?;
         Ok(digests)
     }

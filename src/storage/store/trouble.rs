@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sha1::{Digest, Sha1};
 
 use super::super::budget::Admitted;
 use super::super::recency::Moment;
 use super::super::resume::Record;
+use super::super::sha1::{self, Sha1};
 use super::super::{StorageError, Verdict, io_error};
 use super::{Moved, Store, lock};
 use crate::base::{BLOCK_BYTES, BlockRef, PieceIndex, PieceRange};
@@ -191,7 +191,9 @@ impl Store {
         };
         let Some((bytes, mixed)) = self.backing.complete(piece).map_err(failed)? else { return Ok(None) };
         self.hashed_pieces.fetch_add(1, Ordering::Relaxed);
-        if self.hashes.accept(piece, Sha1::new_with_prefix(&bytes[..])) {
+        let mut hasher = Sha1::new();
+        hasher.update(&bytes);
+        if self.hashes.accept(piece, hasher) {
             let in_order = self.ledger.lock();
             if self.table.set_present(piece) {
                 self.recency.arrived(piece, Moment::now());
@@ -202,7 +204,8 @@ impl Store {
         self.backing.let_go(piece);
         self.enter_absent(piece);
         // What was read back from a disk that fails says nothing of who sent it, if somebody has altered it.
-        let digests = if reread && mixed { Vec::new() } else { digests(&bytes) };
+        let blocks = bytes.chunks(BLOCK_BYTES as usize);
+        let digests = if reread && mixed { Vec::new() } else { sha1::digests(blocks) };
         Ok(Some(Verdict::Corrupt(digests)))
     }
 
@@ -316,10 +319,6 @@ impl Store {
         ledger.pending.push(Record::Have(piece));
         Ok(true)
     }
-}
-
-fn digests(bytes: &[u8]) -> Vec<[u8; 20]> {
-    bytes.chunks(BLOCK_BYTES as usize).map(|block| Sha1::digest(block).into()).collect()
 }
 
 /// What a user can do about it.

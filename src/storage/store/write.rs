@@ -11,18 +11,37 @@ use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
-use sha1::{Digest, Sha1};
 
 use super::super::backing::Backing;
 use super::super::budget::Full;
 use super::super::recency::Moment;
 use super::super::resume::Record;
+use super::super::sha1::{Sha1, update_together};
 use super::super::verify::Ranges;
 use super::super::{PieceState, StorageError, Verdict, io_error};
 use super::evict::UNIT;
 use super::trouble::Place;
 use super::{Look, Store, lock};
 use crate::base::{BlockRef, FileIndex, PieceIndex};
+
+/// Consecutive blocks of a piece that are to be written.
+#[derive(Debug)]
+pub struct Run {
+    /// The piece.
+    pub piece: PieceIndex,
+    /// The attempt at it; the higher number is the newer one.
+    pub attempt: u32,
+    /// First byte inside the piece.
+    pub begin: u32,
+    /// What is written there.
+    pub blocks: Vec<Bytes>,
+}
+
+/// The hash of a piece, gone over a run that is not written yet.
+pub(super) struct Ahead {
+    progress: Arc<InProgress>,
+    hasher: Sha1,
+}
 
 /// A piece that is being written.
 #[derive(Debug)]
@@ -77,27 +96,49 @@ impl Drop for Writing<'_> {
 }
 
 impl Store {
-    pub(super) fn write_run(
-        &self,
-        piece: PieceIndex,
-        attempt: u32,
-        begin: u32,
-        blocks: &[Bytes],
-    ) -> Result<Verdict, StorageError> {
+    /// Takes the hashes of these pieces over their runs, all together, as far as they have come just there.
+    pub(super) fn hash_ahead(&self, runs: &[Run]) -> Vec<Option<Ahead>> {
+        let take = |run: &Run| {
+            let is_fit = self.checked_run(run).is_ok() && self.table.state(run.piece) != PieceState::Present;
+            let progress = if is_fit { self.enter(run.piece, run.attempt)? } else { return None };
+            let hasher = lock(&progress.hashing).take_at(run.begin)?;
+            Some(Ahead { progress, hasher })
+        };
+        let mut ahead: Vec<_> = runs.iter().map(take).collect();
+        for number in 0..runs.iter().map(|run| run.blocks.len()).max().unwrap_or(0) {
+            let taken = ahead.iter_mut().zip(runs);
+            update_together(
+                taken.filter_map(|(ahead, run)| Some((&mut ahead.as_mut()?.hasher, &run.blocks.get(number)?[..]))),
+            );
+        }
+        ahead
+    }
+
+    /// `ahead`: what [`hash_ahead`](Self::hash_ahead) has done for it.
+    pub(super) fn write_run(&self, run: &Run, ahead: Option<Ahead>) -> Result<Verdict, StorageError> {
         let _writing = Writing::begin(&self.writing);
-        let run = self.checked_run(piece, begin, blocks)?;
+        let hashed = ahead.as_ref().map(|ahead| Arc::clone(&ahead.progress));
+        let verdict = self.write_hashed_run(run, ahead);
+        if let (Err(_), Some(progress)) = (&verdict, hashed) {
+            // The attempt is lost: its hash has seen what is nowhere.
+            self.lose(run.piece, &progress);
+        }
+        verdict
+    }
+
+    fn write_hashed_run(&self, run: &Run, ahead: Option<Ahead>) -> Result<Verdict, StorageError> {
+        let &Run { piece, attempt, ref blocks, .. } = run;
+        let run = self.checked_run(run)?;
         if self.table.state(piece) == PieceState::Present {
             // A late duplicate: dropped, never written (I6).
+            ahead.inspect(|ahead| self.leave(piece, &ahead.progress));
             return Ok(self.present_verdict(piece));
         }
         let place = self.place_for(run);
         self.wait_for_punch(piece)?;
         let edges = self.edges.read().unwrap_or_else(PoisonError::into_inner);
         let Some(progress) = self.enter(piece, attempt) else { return Ok(Verdict::Incomplete) };
-        let mut warm = lock(&progress.hashing).take_at(begin);
-        if let Some(hasher) = &mut warm {
-            blocks.iter().for_each(|block| hasher.update(block));
-        }
+        let warm = ahead.filter(|ahead| Arc::ptr_eq(&ahead.progress, &progress)).map(|ahead| ahead.hasher);
         let failure = match &place {
             Place::Disk { .. } => {
                 let written = self.write_to_disk(run, blocks, &progress, edges);
@@ -184,7 +225,7 @@ impl Store {
     }
 
     /// The run as a range, if the store takes writes and it lies inside its piece.
-    fn checked_run(&self, piece: PieceIndex, begin: u32, blocks: &[Bytes]) -> Result<BlockRef, StorageError> {
+    fn checked_run(&self, &Run { piece, begin, ref blocks, .. }: &Run) -> Result<BlockRef, StorageError> {
         let refuse = |kind: io::ErrorKind| io_error("write", &self.slot.path)(kind.into());
         if self.adopted {
             return Err(refuse(io::ErrorKind::ReadOnlyFilesystem));
