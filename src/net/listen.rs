@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -85,14 +86,21 @@ fn is_missing_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPROTONOSUPPORT))
 }
 
+/// A listening socket, and a word that it is closed: fields go in their order, also with a task that never ran.
+pub(super) struct Listening {
+    pub(super) listener: TcpListener,
+    /// Nothing is ever sent; it is closed when the socket is.
+    pub(super) _open: Sender<()>,
+}
+
 /// Accepts connections until the task is aborted.
-pub(super) async fn accept(listener: TcpListener, registry: Arc<Registry>) {
+pub(super) async fn accept(listening: Listening, registry: Arc<Registry>) {
     let mut greetings = JoinSet::new();
     // Oldest first: whoever is silent longest makes room.
     let mut waiting: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let (stream, addr) = tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listening.listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     debug!(%error, "not accepted");

@@ -23,7 +23,7 @@ use self::limits::TorrentLimits;
 use super::TorrentHandle;
 use super::dial::Greeted;
 use super::http::HttpClient;
-use super::listen::{self, Ports};
+use super::listen::{self, Listening, Ports};
 use super::registry::Registry;
 use super::torrent_task::{self, Tools, TorrentParts};
 use super::tracker_client::TrackerClient;
@@ -457,11 +457,8 @@ impl Session {
             let addr = socket.local_addr().map_err(|error| listening((SocketAddr::from(([0; 4], port)), error)))?;
             let listener = TcpListener::from_std(socket).map_err(|error| listening((addr, error)))?;
             let (open, closed) = channel();
-            let accepting = listen::accept(listener, self.shared.registry.clone());
-            let task = self.shared.runtime.spawn(async move {
-                let _open = open;
-                accepting.await;
-            });
+            let accepting = listen::accept(Listening { listener, _open: open }, self.shared.registry.clone());
+            let task = self.shared.runtime.spawn(accepting);
             state.listeners.push(Listener { task: task.abort_handle(), closed });
         }
         debug!(port, "listening");
