@@ -326,8 +326,13 @@ impl Store {
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let maintained = resume.maintain(now, &self.layout, &self.ledger, self).map_err(self.resume_error());
+        let maintained = resume.maintain(now, &self.layout, &self.ledger, self);
+        if maintained.is_err() {
+            // Bytes that could not be synced are lost, perhaps, and claimed in the journal: a kill must not leave it so.
+            let _ = resume.flush(&self.ledger, self);
+        }
         drop(resume);
+        let maintained = maintained.map_err(self.resume_error());
         if let Err(error) = &maintained {
             self.disk_fails(error);
         }

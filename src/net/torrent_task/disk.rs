@@ -178,3 +178,26 @@ const WARN_EVERY: Duration = Duration::from_secs(30);
 
 /// Bits of an attempt's number that the engine counts in.
 const ATTEMPT_BITS: u32 = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_different_pieces_are_taken_together_and_those_of_one_in_their_order() {
+        let (sender, _receiver) = mpsc::channel(64);
+        let waiting = Mutex::new(VecDeque::new());
+        for (piece, begin) in [(7, 0), (7, 1), (8, 0), (7, 2), (9, 0), (1, 0), (2, 0), (8, 1)] {
+            let piece = PieceIndex(piece);
+            let completion = Completion { piece, attempt: 1, bytes: 0, outcome: None, sender: sender.clone() };
+            waiting.lock().unwrap().push_back((Run { piece, attempt: 1, begin, blocks: Vec::new() }, completion));
+        }
+        let rounds = std::iter::from_fn(|| {
+            let taken = take_some(&waiting);
+            let runs: Vec<_> = taken.iter().map(|(run, _)| (run.piece.raw(), run.begin)).collect();
+            (!runs.is_empty()).then_some(runs)
+        });
+        let rounds: Vec<_> = rounds.collect();
+        assert_eq!(rounds, [vec![(7, 0), (8, 0), (9, 0), (1, 0)], vec![(7, 1), (2, 0), (8, 1)], vec![(7, 2)]]);
+    }
+}

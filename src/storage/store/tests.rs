@@ -12,7 +12,7 @@ use sha1::{Digest, Sha1};
 
 use self::simulated::{Disk, Trouble};
 use super::open::Parts;
-use super::{OpenedStore, Store, TorrentFiles};
+use super::{OpenedStore, Run, Store, TorrentFiles};
 use crate::base::{FileSpec, InfoHash, Layout, PieceIndex, PieceRange};
 use crate::storage::cache_dir::Use;
 use crate::storage::resume::BootId;
@@ -106,8 +106,27 @@ impl World {
             let piece = layout.piece(rng.u32(..layout.piece_count() as u32)).unwrap();
             let attempt = 2 * step as u32 + 1;
             match rng.u8(..20) {
-                0..=8 => {
+                0..=5 => {
                     self.write(store, piece, attempt);
+                }
+                6..=8 => {
+                    // Together with what lacks behind it; one of them may be bad.
+                    let bad = rng.usize(..8);
+                    let lacking = (0..4).filter_map(|more| layout.piece(piece.raw() + more));
+                    let lacking = lacking.filter(|&piece| store.table().state(piece) == PieceState::Absent);
+                    let runs = lacking.enumerate().map(|(number, piece)| {
+                        let bytes = self.bytes_of(piece);
+                        let bytes = if number == bad { vec![0xff; bytes.len()].into() } else { bytes };
+                        Run { piece, attempt, begin: 0, blocks: vec![bytes.slice(..1), bytes.slice(1..)] }
+                    });
+                    let runs: Vec<_> = runs.collect();
+                    let (count, mut judged) = (runs.len(), 0);
+                    store.write_all(runs, |verdict| {
+                        let corrupt = matches!(verdict, Ok(Verdict::Corrupt(_)));
+                        assert!(verdict.is_err() || meddling || corrupt == (judged == bad), "{judged}: {verdict:?}");
+                        judged += 1;
+                    });
+                    assert_eq!(judged, count, "each has a verdict");
                 }
                 9 if store.table().state(piece) == PieceState::Absent => {
                     let wrong = Bytes::from(vec![0xff; layout.piece_bytes(piece) as usize]);
