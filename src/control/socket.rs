@@ -324,6 +324,34 @@ mod tests {
     }
 
     #[test]
+    fn nobody_else_gets_in() {
+        use std::os::unix::process::CommandExt;
+        let parent = tempfile::tempdir().unwrap();
+        let uid = std::fs::metadata(parent.path()).unwrap().uid();
+        if uid != 0 {
+            eprintln!("SKIPPED: needs root, to be somebody else");
+            return;
+        }
+        let open_to_all = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        open_to_all(parent.path());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let directory = parent.path().join("btfs");
+        prepare_directory(&directory, uid).unwrap();
+        let control = Control::start(&directory, runtime.handle(), Arc::new(Echo::default())).unwrap();
+        let connect = |uid| {
+            let script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
+            let mut python = std::process::Command::new("python3");
+            python.args(["-c", script]).arg(control.path()).uid(uid).gid(uid).current_dir("/");
+            let output = python.output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).contains("PermissionError"))
+        };
+        assert_eq!((connect(uid), connect(65534)), ((true, false), (false, true)));
+        // Each of the two modes is enough.
+        open_to_all(&directory);
+        assert_eq!(connect(65534), (false, true));
+    }
+
+    #[test]
     fn garbage_gets_an_error_line_and_the_socket_lives() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let parent = tempfile::tempdir().unwrap();

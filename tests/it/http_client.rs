@@ -227,6 +227,30 @@ async fn a_body_is_read_up_to_its_bound_and_no_further() {
 }
 
 #[tokio::test]
+async fn chunks_without_end_are_read_up_to_a_bound() {
+    // Chunks of a byte, one extension, trailers, 64 MiB of zeros at once.
+    for (head, more) in [
+        ("", &b"1\r\nd\r\n"[..]),
+        ("1;", b"x=yxxxxxxxxxxxxxx"),
+        ("0\r\n", b"X-More: of the same\r\n"),
+        ("4000000\r\n", &[0; 1000]),
+    ] {
+        let (head, more) = (head.to_owned(), more.repeat(16));
+        let server = RawServer::start(move |_, stream, sent| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes());
+            while let Ok(written @ 1..) = stream.write(&more) {
+                sent.fetch_add(written, Ordering::Relaxed);
+            }
+        });
+        let outcome = announce(server.url("/announce")).await;
+        assert!(matches!(outcome, AnnounceOutcome::Failed { .. }), "{outcome:?}");
+        let sent = server.sent.load(Ordering::Relaxed);
+        assert!(sent < 32 << 20, "{sent} bytes were taken, socket buffers included");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_trickles_is_given_up_in_time() {
     let server = RawServer::start(|_, stream, _| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
