@@ -153,7 +153,8 @@ async function drive(addr, token) {
     for (let number = 1; ; number += 1) {
       await page.goto(`${home}/?sort=newest&page=${number}`);
       const links = await page.locator(".torrents .name a").evaluateAll((all) => all.map((link) => link.href));
-      if (links.length === 0) break;
+      // Past the end it is the last page once more.
+      if (links.every((link) => seen.has(link))) break;
       links.forEach((link) => seen.add(link));
     }
     for (const link of seen) {
