@@ -18,12 +18,13 @@ pub(super) struct Writes {
 }
 
 impl Writes {
-    /// Writes some of those that wait, if any do; those that readers wait for first, and alone.
-    fn work(&self, store: &Store) {
-        let mut taken = take_some(&self.urgent);
-        if taken.is_empty() {
-            taken = take_some(&self.normal);
-        }
+    fn waiting(&self, urgent: bool) -> &Mutex<VecDeque<(Run, Completion)>> {
+        if urgent { &self.urgent } else { &self.normal }
+    }
+
+    /// Writes some of those that wait, if any do.
+    fn work(&self, urgent: bool, store: &Store) {
+        let taken = take_some(self.waiting(urgent));
         let (runs, mut completions): (Vec<_>, VecDeque<_>) = taken.into_iter().unzip();
         // The blocks are slices of receive buffers, which wait for them: they go before the completion does.
         store.write_all(runs, |verdict| {
@@ -81,11 +82,10 @@ pub(super) fn submit(
     let lane = if urgent { Lane::Urgent } else { Lane::Normal };
     if let DiskJob::Write { begin, blocks, .. } = job {
         let run = Run { piece, attempt: numbered(attempt, life), begin, blocks };
-        let waiting = if urgent { &writes.urgent } else { &writes.normal };
-        waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((run, completion));
-        // As many closures as runs: none is left, though one may find that others have taken its own.
+        writes.waiting(urgent).lock().unwrap_or_else(PoisonError::into_inner).push_back((run, completion));
+        // In each lane as many closures as runs: none is left, though one may find that others have taken its own.
         let writes = Arc::clone(writes);
-        return pool.submit(lane, move || writes.work(&store));
+        return pool.submit(lane, move || writes.work(urgent, &store));
     }
     pool.submit(lane, move || completion.run(job, &store));
 }

@@ -105,6 +105,11 @@ impl Store {
             Some(Ahead { progress, hasher })
         };
         let mut ahead: Vec<_> = runs.iter().map(take).collect();
+        // One alone needs no turns, nor a list of who takes part for each block.
+        if let ([run], [ahead]) = (runs, &mut ahead[..]) {
+            ahead.iter_mut().for_each(|ahead| run.blocks.iter().for_each(|block| ahead.hasher.update(block)));
+            return vec![ahead.take()];
+        }
         for number in 0..runs.iter().map(|run| run.blocks.len()).max().unwrap_or(0) {
             let taken = ahead.iter_mut().zip(runs);
             update_together(
