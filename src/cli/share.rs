@@ -1,6 +1,7 @@
 //! `btfs share`: gives something away with one command. Makes the torrent, tracks it, shows it on a page and seeds it, all
 //! in this process and for as long as it lives; with `--watch`, whatever comes into a directory and changes there.
 
+mod listing;
 mod shelf;
 
 use std::io;

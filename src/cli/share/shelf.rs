@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
 
+use super::listing::Listing;
 use super::{Args, Desk};
 use crate::base::InfoHash;
 use crate::cli::create::{self, ChoiceArgs};
@@ -24,8 +25,6 @@ use crate::proto::magnet;
 use crate::proto::metainfo::{EntryKind, Metainfo, NewTorrent};
 use crate::proto::path::check_name;
 use crate::storage::scan::{ScanError, Tree};
-use crate::tracker::Tracker;
-use crate::tracker::index::{Index, TorrentName};
 
 /// What became of something.
 pub(super) enum Event {
@@ -68,8 +67,7 @@ pub(super) struct Shelf {
     /// A tier for each.
     announce: Vec<String>,
     base: String,
-    index: Index,
-    tracker: Arc<Tracker>,
+    listing: Listing,
     changes: Arc<Changes>,
     stop: Arc<AtomicBool>,
     /// By their name in the directory; without `--watch` the only one has none.
@@ -100,8 +98,7 @@ impl Shelf {
             choice: args.choice.clone(),
             announce: desk.announce.clone(),
             base: desk.base.clone(),
-            index: desk.index.clone(),
-            tracker: desk.tracker.clone(),
+            listing: Listing::new(desk.index.clone(), desk.tracker.clone()),
             changes,
             stop,
             items: BTreeMap::new(),
@@ -131,8 +128,8 @@ impl Shelf {
         for pattern in meaningless {
             let _ = tell.send(Ok(Event::Trouble(format!("{pattern}: means nothing that is there"))));
         }
-        let (shared, _) = self.share(&path, name, &tree, true)?;
-        self.forget_others(&[&shared.info_hash])?;
+        let (shared, hash) = self.share(&path, name, &tree, true)?;
+        self.listing.keep_only(&[hash])?;
         let _ = tell.send(Ok(Event::Shared(shared)));
         let _ = tell.send(Ok(Event::AllThere));
         Ok(())
@@ -141,13 +138,14 @@ impl Shelf {
     fn fill_with_all(&mut self, tell: &Sender<anyhow::Result<Event>>) -> anyhow::Result<()> {
         // At the start nothing is waited for: what somebody is writing just then is renewed when he has done.
         self.look_at_all(tell, 0)?;
-        let hashes: Vec<_> = self.items.values().filter_map(|item| Some(item.shared.as_ref()?.1.to_string())).collect();
-        self.forget_others(&hashes.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let hashes: Vec<_> = self.items.values().filter_map(|item| Some(item.shared.as_ref()?.1)).collect();
+        self.listing.keep_only(&hashes)?;
         let _ = tell.send(Ok(Event::AllThere));
         while !self.stop.load(Ordering::Relaxed) {
             let start = Instant::now();
-            if let Err(error) = self.look_at_all(tell, SETTLED_LOOKS) {
-                self.complain(&OsString::new(), &error, tell);
+            match self.look_at_all(tell, SETTLED_LOOKS) {
+                Ok(()) => _ = self.complaints.remove(&OsString::new()),
+                Err(error) => self.complain(&OsString::new(), &error, tell),
             }
             // Large directories are looked at less often: at most a twentieth of the time.
             std::thread::sleep(PERIOD.max(start.elapsed() * 20));
@@ -163,11 +161,13 @@ impl Shelf {
         // What begins with a dot is hidden: also what others write under another name at first.
         there.retain(|name| !name.as_bytes().starts_with(b".") && self.is_wanted(name));
         there.sort();
+        // A database that fails keeps nothing else from being seen.
+        let mut outcome = self.listing.tidy();
         let gone: Vec<_> = self.items.keys().filter(|name| there.binary_search(name).is_err()).cloned().collect();
         for name in gone {
             self.complaints.remove(&name);
             if let Some((name, hash)) = self.items.remove(&name).and_then(|item| item.shared) {
-                self.take_off(&hash)?;
+                outcome = outcome.and(self.take_off(hash));
                 let _ = tell.send(Ok(Event::Gone { name, info_hash: hash.to_string() }));
             }
         }
@@ -183,7 +183,7 @@ impl Shelf {
                 self.complain(&name, &error, tell);
             }
         }
-        Ok(())
+        outcome
     }
 
     fn look_at(&mut self, name: &OsString, tell: &Sender<anyhow::Result<Event>>, settled: u32) -> anyhow::Result<()> {
@@ -201,11 +201,11 @@ impl Shelf {
         };
         let old = item.shared.take();
         let seen = std::mem::replace(&mut item.seen, Tree { single_file: false, entries: Vec::new() });
-        if let Some((_, hash)) = &old {
-            // Before it is read: nobody gets what is not there any more.
-            self.take_off(hash)?;
-        }
-        let outcome = self.share(&path, name.as_bytes().to_vec(), &seen, settled == 0);
+        // Before it is read: nobody gets what is not there any more.
+        let outcome = old
+            .as_ref()
+            .map_or(Ok(()), |(_, hash)| self.take_off(*hash))
+            .and_then(|()| self.share(&path, name.as_bytes().to_vec(), &seen, settled == 0));
         let item = self.items.get_mut(name).ok_or_else(|| anyhow!("what is looked at is kept"))?;
         item.seen = seen;
         match outcome {
@@ -244,7 +244,7 @@ impl Shelf {
     }
 
     /// Makes the torrent, lists it, and shares it.
-    fn share(&self, path: &Path, name: Vec<u8>, tree: &Tree, bar: bool) -> anyhow::Result<(Shared, InfoHash)> {
+    fn share(&mut self, path: &Path, name: Vec<u8>, tree: &Tree, bar: bool) -> anyhow::Result<(Shared, InfoHash)> {
         let torrent = NewTorrent {
             name,
             trackers: self.announce.iter().map(|url| vec![url.clone()]).collect(),
@@ -268,34 +268,21 @@ impl Shelf {
             magnet: magnet::link(&metainfo),
             page: url,
         };
-        self.index.add(bytes.into(), None, SystemTime::now()).context("the index")?;
-        self.tracker.access.list(hash);
+        self.listing.add(hash, bytes.into())?;
         // Files below are reached through real directories only; a link that the user names is followed here.
         let data = std::fs::canonicalize(path).with_context(|| safe(path.as_os_str().as_bytes()))?;
         let torrent =
             AddTorrent { metainfo: Arc::new(metainfo), data: Some(data), peers: Vec::new(), trackers: Vec::new() };
         if let Err(error) = self.changes.add(torrent, Path::new("")) {
-            self.take_off(&hash)?;
+            self.take_off(hash)?;
             return Err(error.into());
         }
         Ok((shared, hash))
     }
 
-    fn take_off(&self, hash: &InfoHash) -> anyhow::Result<()> {
-        self.changes.remove(hash);
-        self.tracker.access.unlist(hash);
-        self.index.remove(&TorrentName::Short(*hash)).context("the index")?;
-        Ok(())
-    }
-
-    /// What the index has of an earlier life.
-    fn forget_others(&self, shared: &[&str]) -> anyhow::Result<()> {
-        for hash in self.index.announced() {
-            if !shared.contains(&hash.to_string().as_str()) {
-                self.index.remove(&TorrentName::Short(hash)).context("the index")?;
-            }
-        }
-        Ok(())
+    fn take_off(&mut self, hash: InfoHash) -> anyhow::Result<()> {
+        self.changes.remove(&hash);
+        self.listing.take_off(hash)
     }
 
     /// Once for each reason.
