@@ -68,6 +68,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/3-people.sql"),
     include_str!("schema/4-watched.sql"),
     include_str!("schema/5-moved.sql"),
+    include_str!("schema/6-unused.sql"),
 ];
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

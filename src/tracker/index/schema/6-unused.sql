@@ -1,0 +1,2 @@
+-- Nothing ever wrote it.
+ALTER TABLE tokens DROP COLUMN used;
