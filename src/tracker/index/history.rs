@@ -2,12 +2,15 @@
 //!
 //! A row is written where figures changed, so a swarm at rest costs nothing. Rows are thinned out with age: all of a day,
 //! one an hour for a week, one in six hours for a month, none later. So a torrent has about 400 at most.
+//!
+//! Age is counted by a clock of its own, since what is thinned out does not come back: it follows the machine's at once
+//! where that goes on or back, but a jump forward only after it has lasted for three days of samples.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::catalog::Pulse;
 use super::health::Health;
@@ -52,11 +55,13 @@ impl Index {
         let pulse = self.pulse(store);
         let (time, summary) = (unix(now), self.summary(store));
         let (torrents, listed) = (store.torrent_count() as i64, self.len() as i64);
-        self.write(move |connection| {
+        let clock = self.write(move |connection| {
             let sql = "INSERT OR REPLACE INTO totals (time, torrents, seeds, leechers, listed) VALUES (?, ?, ?, ?, ?)";
             let (seeds, leechers) = (summary.seeds as i64, summary.leechers as i64);
             connection.execute(sql, params![time, torrents, seeds, leechers, listed])?;
-            thin(connection, "totals", "1", time, TOTALS_AGES, (0, i64::MAX))
+            let clock = tick(connection, time)?;
+            thin(connection, "totals", "1", clock, TOTALS_AGES, (0, i64::MAX))?;
+            Ok(clock)
         })?;
         let mut changed = self.changed(&pulse)?;
         changed.sort_unstable_by_key(|&(id, _)| id);
@@ -78,7 +83,7 @@ impl Index {
         while from <= last.unwrap_or(-1) {
             let to = from + TORRENTS_TOGETHER;
             if (from / TORRENTS_TOGETHER).rem_euclid(PARTS) == part {
-                self.write(move |connection| thin(connection, "history", "torrent", time, AGES, (from, to)))?;
+                self.write(move |connection| thin(connection, "history", "torrent", clock, AGES, (from, to)))?;
             }
             from = to;
         }
@@ -162,6 +167,34 @@ fn write_samples(connection: &Connection, samples: &[(i64, Figures)], time: i64)
     Ok(())
 }
 
+/// The time by which rows have their age, and for how many samples the machine's has been far ahead of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Clock {
+    time: i64,
+    ahead: i64,
+}
+
+impl Clock {
+    /// What it shows at the next sample, where the machine's shows `now`.
+    fn after(known: Option<Self>, now: i64) -> Self {
+        match known {
+            Some(Self { time, ahead }) if now > time.saturating_add(JUMP) && ahead < BELIEVED => {
+                Self { time: time + SAMPLE_EVERY.as_secs() as i64, ahead: ahead + 1 }
+            }
+            _ => Self { time: now, ahead: 0 },
+        }
+    }
+}
+
+fn tick(connection: &Connection, now: i64) -> Result<i64, IndexError> {
+    let row = |row: &rusqlite::Row<'_>| Ok(Clock { time: row.get(0)?, ahead: row.get(1)? });
+    let known = connection.query_row("SELECT clock, ahead FROM thinning", [], row).optional()?;
+    let Clock { time, ahead } = Clock::after(known, now);
+    connection.execute("DELETE FROM thinning", [])?;
+    connection.execute("INSERT INTO thinning (clock, ahead) VALUES (?, ?)", params![time, ahead])?;
+    Ok(time)
+}
+
 /// Keeps the first row of each `step` seconds of what is older than `age`, for each pair of `ages`; a step of 0 keeps only
 /// the last row, which holds until today if nothing has changed since.
 fn thin(
@@ -200,6 +233,33 @@ const DAY: i64 = 24 * HOUR;
 const AGES: &[(i64, i64)] = &[(30 * DAY, 0), (7 * DAY, 6 * HOUR), (DAY, HOUR)];
 /// The whole tracker has one row at a time: a year of it is little.
 const TOTALS_AGES: &[(i64, i64)] = &[(365 * DAY, 0), (30 * DAY, 6 * HOUR), (2 * DAY, HOUR)];
+/// Further ahead than this the machine's clock has jumped, or the tracker has not been running.
+const JUMP: i64 = HOUR;
+/// Samples of three days.
+const BELIEVED: i64 = 3 * DAY / SAMPLE_EVERY.as_secs() as i64;
 const ROWS_TOGETHER: usize = 1000;
 const TORRENTS_TOGETHER: i64 = 500;
 const PARTS: i64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_forward_is_believed_after_three_days() {
+        let start = 1000 * DAY;
+        let mut clock = Clock::after(None, start);
+        assert_eq!(clock.time, start);
+        clock = Clock::after(Some(clock), start + 700);
+        assert_eq!(clock.time, start + 700, "it goes on");
+        for sample in 1..=3 * 144 {
+            clock = Clock::after(Some(clock), start + 365 * DAY + 600 * sample);
+            assert_eq!(clock.time, start + 700 + 600 * sample);
+        }
+        assert_eq!(Clock::after(Some(clock), start + 368 * DAY).time, start + 368 * DAY);
+        let back = Clock::after(Some(clock), start + 3 * DAY);
+        assert_eq!(back, Clock { time: start + 3 * DAY, ahead: 0 }, "what was right all the time");
+        assert_eq!(Clock::after(Some(back), start).time, start);
+        assert_eq!(Clock::after(Some(back), i64::MAX).ahead, 1);
+    }
+}

@@ -69,6 +69,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/4-watched.sql"),
     include_str!("schema/5-moved.sql"),
     include_str!("schema/6-unused.sql"),
+    include_str!("schema/7-thinning.sql"),
 ];
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);

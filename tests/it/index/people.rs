@@ -1,6 +1,6 @@
 //! Tokens and users, history, and databases of other versions.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use btfs::tracker::index::{Index, IndexError, Role, TorrentName};
 
@@ -69,6 +69,7 @@ fn history_keeps_changes_and_thins_them_out() {
     assert_eq!(world.index.history(id, from).unwrap().len(), 2, "what held at the beginning is part of it");
     assert_eq!(world.index.totals(0).unwrap().len(), 4);
     // A month later its last row is left, which still holds; in the turn of its part of all torrents.
+    world.believe(day(60));
     for turn in 0..16 {
         sample(day(60) + Duration::from_secs(600 * turn));
     }
@@ -89,12 +90,27 @@ fn history_of_a_busy_day_is_bounded() {
         fresh.sample(&world.store, day(0) + Duration::from_secs(600 * u64::from(number))).unwrap();
     }
     assert_eq!(world.index.history(id, 0).unwrap().len(), 40);
+    // A clock that jumps, and goes back after some hours, thins nothing.
+    for turn in 0..32 {
+        world.index.sample(&world.store, day(400) + Duration::from_secs(600 * turn)).unwrap();
+    }
+    assert_eq!(world.index.history(id, 0).unwrap().len(), 40);
+    world.believe(day(3));
     for turn in 0..16 {
         world.index.sample(&world.store, day(3) + Duration::from_secs(600 * turn)).unwrap();
     }
     let left = world.index.history(id, 0).unwrap();
     // 40 samples, six an hour: seven hours have begun.
     assert_eq!(left.len(), 7, "{left:?}");
+}
+
+impl World {
+    /// Has the index take it that this is the time, without the days of samples that it takes else.
+    fn believe(&self, now: SystemTime) {
+        let connection = rusqlite::Connection::open(self.directory.path().join("index.sqlite")).unwrap();
+        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+        assert_eq!(connection.execute("UPDATE thinning SET clock = ?", [seconds]).unwrap(), 1);
+    }
 }
 
 #[test]
