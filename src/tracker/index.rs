@@ -14,6 +14,7 @@ mod people;
 mod place;
 mod schema;
 mod search;
+mod texts;
 mod torrents;
 mod words;
 mod writer;

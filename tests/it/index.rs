@@ -106,6 +106,10 @@ fn parts_of_names_and_names_without_blanks_are_found() {
     ] {
         assert_eq!(world.fitting(words), [found], "{words}");
     }
+    // Every character is found alone.
+    for words in ["映", "画 夜", "館 映画館の夜"] {
+        assert_eq!(world.fitting(words), [names[2]], "{words}");
+    }
     // One word by a part of the title, the other by a whole one: each may be found where it is.
     assert_eq!(world.fitting("untu iso"), [names[0]]);
     for words in ["bunty", "24.05", "映館", "melie x"] {

@@ -1,6 +1,7 @@
 //! The database file: how it is opened, and how an older one becomes one of today.
 //!
-//! Each migration is a file of SQL that is never changed again; `PRAGMA user_version` counts those that are in.
+//! Each migration is a file of SQL that is never changed again, and perhaps what SQL cannot do; `PRAGMA user_version` counts
+//! those that are in.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::IndexError;
+use super::{IndexError, texts};
 
 /// Opens the database for writing, makes it if it is not there, and brings it up to date.
 pub(super) fn open(path: &Path) -> Result<Connection, IndexError> {
@@ -55,22 +56,27 @@ fn migrate(connection: &mut Connection, target: usize) -> Result<(), IndexError>
         if version > MIGRATIONS.len() {
             return Err(IndexError::Newer { version, known: MIGRATIONS.len() });
         }
-        let Some(sql) = MIGRATIONS[..target].get(version) else { return Ok(()) };
+        let Some((sql, rest)) = MIGRATIONS[..target].get(version) else { return Ok(()) };
         transaction.execute_batch(sql)?;
+        rest(&transaction)?;
         transaction.pragma_update(None, "user_version", version as u32 + 1)?;
         transaction.commit()?;
     }
 }
 
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema/1-torrents.sql"),
-    include_str!("schema/2-history.sql"),
-    include_str!("schema/3-people.sql"),
-    include_str!("schema/4-watched.sql"),
-    include_str!("schema/5-moved.sql"),
-    include_str!("schema/6-unused.sql"),
-    include_str!("schema/7-thinning.sql"),
+type Rest = fn(&Connection) -> Result<(), IndexError>;
+
+const MIGRATIONS: &[(&str, Rest)] = &[
+    (include_str!("schema/1-torrents.sql"), NOTHING),
+    (include_str!("schema/2-history.sql"), NOTHING),
+    (include_str!("schema/3-people.sql"), NOTHING),
+    (include_str!("schema/4-watched.sql"), NOTHING),
+    (include_str!("schema/5-moved.sql"), NOTHING),
+    (include_str!("schema/6-unused.sql"), NOTHING),
+    (include_str!("schema/7-thinning.sql"), NOTHING),
+    (include_str!("schema/8-beginnings.sql"), texts::refill),
 ];
+const NOTHING: Rest = |_| Ok(());
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const CACHE_KIB: i32 = 8 << 10;

@@ -3,6 +3,9 @@
 //! The database says what fits and, of at most [`RANKED`] torrents, how well (BM25: a word in a title counts ten times one
 //! in a path). Words that fit more say little about which is meant: then it counts whether they are in the title. To
 //! either the health of the swarm is added, and what is equal is ordered by age, the newest first.
+//!
+//! BM25 counts for each word how many torrents it fits, which for a word that fits most of them costs more than the search:
+//! beside rarer ones it counts nothing.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::catalog::{Hashes, Listed, Pulse};
 use super::health::Health;
 use super::torrents::hashes;
-use super::words::{expression, in_titles};
+use super::words::{Term, all_of, terms};
 use super::{Index, IndexError, unix, unsigned};
 use crate::tracker::store::Store;
 
@@ -96,10 +99,7 @@ impl Index {
         self.read(|connection| {
             let mut fitting = match query.text.trim() {
                 "" => Fitting::Everything,
-                text => match expression(text) {
-                    Some(expression) => fitting(connection, &expression)?,
-                    None => Fitting::Some(Vec::new()),
-                },
+                text => Fitting::Some(fitting(connection, &terms(text), query.sort)?),
             };
             let candidates = self.filtered(&mut fitting, query, &pulse, now);
             let total = candidates.len();
@@ -142,9 +142,8 @@ impl Index {
             Fitting::Everything => {
                 catalog.all().iter().filter(|torrent| wanted(torrent)).map(|torrent| candidate(torrent, 0.0)).collect()
             }
-            Fitting::Some(some) => some
-                .drain(..)
-                .filter_map(|(id, relevance)| Some((catalog.get(id)?, relevance)))
+            Fitting::Some(some) => catalog
+                .among(some.drain(..))
                 .filter(|(torrent, _)| wanted(torrent))
                 .map(|(torrent, relevance)| candidate(torrent, relevance))
                 .collect(),
@@ -152,11 +151,14 @@ impl Index {
     }
 }
 
-/// What the words leave, with a relevance from 0 to 1.
+/// What the words leave.
 enum Fitting {
     Everything,
-    Some(Vec<(i64, f64)>),
+    Some(Vec<Fit>),
 }
+
+/// An id, and its relevance from 0 to 1.
+type Fit = (i64, f64);
 
 struct Candidate {
     id: i64,
@@ -165,27 +167,65 @@ struct Candidate {
     relevance: f64,
 }
 
-fn fitting(connection: &Connection, expression: &str) -> Result<Fitting, IndexError> {
-    // Counted first: BM25 looks at all that fits before it gives the first rank.
-    let all = rows(connection, expression)?;
-    if all.len() <= RANKED {
-        // The columns: title, parts, paths, comment.
-        let sql = "SELECT rowid, bm25(texts, 10.0, 2.0, 1.0, 1.0) FROM texts WHERE texts MATCH ?";
-        let mut statement = connection.prepare_cached(sql)?;
-        let mut found: Vec<(i64, f64)> =
-            statement.query_map([expression], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-        // BM25 of SQLite is below zero, the best lowest.
-        let best = found.iter().fold(0.0, |best: f64, &(_, rank)| best.min(rank));
-        found.iter_mut().for_each(|(_, rank)| *rank = if best < 0.0 { *rank / best } else { 0.0 });
-        return Ok(Fitting::Some(found));
+/// Ids ascend.
+fn fitting(connection: &Connection, terms: &[Term], sort: Sort) -> Result<Vec<Fit>, IndexError> {
+    if terms.is_empty() {
+        return Ok(Vec::new());
     }
-    let mut titles = rows(connection, &in_titles(expression))?.into_iter().peekable();
+    // First without ranks: BM25 looks at all that fits before it gives one.
+    let all = rows(connection, &anywhere(terms))?;
+    if sort != Sort::Best {
+        return Ok(all.into_iter().map(|id| (id, 0.0)).collect());
+    }
+    if all.len() <= RANKED
+        && let Some(found) = by_words(connection, terms, &all)?
+    {
+        return Ok(found);
+    }
+    let mut titles =
+        rows(connection, &all_of(terms.iter().map(|term| term.in_titles.as_str())))?.into_iter().peekable();
     // Both ascend.
     let mut relevance = |id: i64| {
         while titles.next_if(|&title| title < id).is_some() {}
         if titles.next_if_eq(&id).is_some() { 1.0 } else { 0.3 }
     };
-    Ok(Fitting::Some(all.into_iter().map(|id| (id, relevance(id))).collect()))
+    Ok(all.into_iter().map(|id| (id, relevance(id))).collect())
+}
+
+/// The relevance of these, which fit, by BM25; `None`: the words say too little.
+fn by_words(connection: &Connection, terms: &[Term], all: &[i64]) -> Result<Option<Vec<Fit>>, IndexError> {
+    let mut telling = Vec::new();
+    for term in terms {
+        if terms.len() == 1 || !fits_more(connection, &term.anywhere, COMMON)? {
+            telling.push(term);
+        }
+    }
+    let expression = anywhere(telling.iter().copied());
+    // All of them together fit no more than all words do.
+    if telling.is_empty() || telling.len() < terms.len() && fits_more(connection, &expression, 2 * RANKED)? {
+        return Ok(None);
+    }
+    // The columns: title, parts, paths, comment.
+    let sql = "SELECT rowid, bm25(texts, 10.0, 2.0, 1.0, 1.0) FROM texts WHERE texts MATCH ? ORDER BY rowid";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut found: Vec<Fit> =
+        statement.query_map([expression], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    found.retain(|(id, _)| all.binary_search(id).is_ok());
+    // BM25 of SQLite is below zero, the best lowest.
+    let best = found.iter().fold(0.0, |best: f64, &(_, rank)| best.min(rank));
+    found.iter_mut().for_each(|(_, rank)| *rank = if best < 0.0 { *rank / best } else { 0.0 });
+    Ok(Some(found))
+}
+
+fn anywhere<'a>(terms: impl IntoIterator<Item = &'a Term>) -> String {
+    all_of(terms.into_iter().map(|term| term.anywhere.as_str()))
+}
+
+/// Whether more torrents than these fit; without looking at all of them.
+fn fits_more(connection: &Connection, expression: &str, than: usize) -> Result<bool, IndexError> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM texts WHERE texts MATCH ? LIMIT ?)";
+    let count: i64 = connection.prepare_cached(sql)?.query_row((expression, than as i64 + 1), |row| row.get(0))?;
+    Ok(count > than as i64)
 }
 
 /// Ids of all that fits, ascending.
@@ -273,6 +313,8 @@ fn hit(connection: &Connection, id: i64, store: &Store) -> Result<Option<Hit>, I
 
 /// Relevance is computed for so many torrents at most; for 100,000 it would take a third of a second.
 const RANKED: usize = 1000;
+/// A word that fits more torrents than this says little where others fit fewer; to count them is what costs.
+const COMMON: usize = 20_000;
 /// Of a score, which is below 2: finer than what can be told apart.
 const SCORE_STEPS: f64 = 1e15;
 

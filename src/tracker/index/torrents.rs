@@ -9,8 +9,8 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::catalog::{Catalog, Hashes, Listed};
-use super::words::{cut, grams, push_line};
-use super::{Index, IndexError, unix, unsigned};
+use super::words::cut;
+use super::{Index, IndexError, texts, unix, unsigned};
 use crate::base::{InfoHash, InfoHashV2};
 use crate::proto::metainfo::{EntryKind, Metainfo, MetainfoError};
 use crate::tracker::Lists;
@@ -261,17 +261,13 @@ struct NewRow {
 impl NewRow {
     fn of(metainfo: &Metainfo) -> Self {
         let title = String::from_utf8_lossy(&metainfo.name).into_owned();
-        let (mut paths, mut size_bytes, mut file_count) = (String::new(), 0, 0);
+        let (mut size_bytes, mut file_count) = (0, 0);
         for (entry, file) in metainfo.entries.iter().zip(metainfo.layout.files()) {
             if entry.kind == EntryKind::Padding {
                 continue;
             }
             size_bytes += metainfo.layout.file_bytes(file);
             file_count += 1;
-            // A torrent that is one file has its name as its title.
-            if !metainfo.single_file && paths.len() < MAX_PATHS_BYTES {
-                push_line(&mut paths, &String::from_utf8_lossy(&entry.path), MAX_PATHS_BYTES);
-            }
         }
         let sources = |urls: &mut dyn Iterator<Item = &String>| -> BTreeSet<String> {
             urls.filter(|url| url.len() <= MAX_URL_BYTES).take(MAX_SOURCES).cloned().collect()
@@ -279,7 +275,7 @@ impl NewRow {
         Self {
             title,
             comment: cut(metainfo.comment.as_deref().unwrap_or_default(), MAX_COMMENT_BYTES).to_owned(),
-            paths,
+            paths: texts::paths_of(metainfo),
             size_bytes,
             file_count,
             private: metainfo.private,
@@ -315,9 +311,7 @@ impl NewRow {
             ])?;
         let id = connection.last_insert_rowid();
         connection.prepare_cached("INSERT INTO metainfo (torrent, bytes) VALUES (?, ?)")?.execute(params![id, file])?;
-        connection
-            .prepare_cached("INSERT INTO texts (rowid, title, parts, paths, comment) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![id, self.title, grams(&self.title), self.paths, self.comment])?;
+        texts::insert(connection, id, &self.title, &self.paths, &self.comment)?;
         self.insert_sources(connection, id)?;
         Ok(id)
     }
@@ -376,8 +370,6 @@ fn hashes_of(metainfo: &Metainfo) -> Hashes {
     Hashes { v1: metainfo.info_hash, v2: metainfo.info_hash_v2 }
 }
 
-/// What is indexed of a torrent's paths: thousands of files, not millions.
-const MAX_PATHS_BYTES: usize = 256 << 10;
 const MAX_COMMENT_BYTES: usize = 4 << 10;
 const MAX_URL_BYTES: usize = 1 << 10;
 /// Trackers, and web seeds, of one torrent.

@@ -20,19 +20,28 @@ pub(super) fn grams(text: &str) -> String {
             out.extend(gram);
             out.push(' ');
         }
-        // So that the last character is found alone, as all others are by the beginning of a gram.
+        // Each is found alone, too: it may be a word.
         if run.wide && run.chars.len() > 1 {
-            out.extend(run.chars.last());
-            out.push(' ');
+            for character in &run.chars {
+                out.extend([character, &' ']);
+            }
         }
     }
     out
 }
 
-/// A query as FTS5 takes it: all words, each whole, as the beginning of a word, or as a part of a title. `None`: there
-/// is nothing in it that could be found.
-pub(super) fn expression(query: &str) -> Option<String> {
-    let mut out = String::new();
+/// A word of a query, as expressions of FTS5.
+#[derive(Debug)]
+pub(super) struct Term {
+    /// Finds it whole, as the beginning of a word, or as a part of a title.
+    pub(super) anywhere: String,
+    /// Finds it in titles, and a title now and then that has its beginning and its end apart.
+    pub(super) in_titles: String,
+}
+
+/// The words of a query. None: there is nothing in it that could be found.
+pub(super) fn terms(query: &str) -> Vec<Term> {
+    let mut terms = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for word in query.split_whitespace() {
         let runs = runs(word);
@@ -43,20 +52,33 @@ pub(super) fn expression(query: &str) -> Option<String> {
             break;
         }
         seen.push(word);
-        if !out.is_empty() {
-            out.push_str(" AND ");
-        }
-        out.push('(');
-        push_words(&mut out, word);
-        push_parts(&mut out, &runs);
-        out.push(')');
+        terms.push(Term::of(word, &runs));
     }
-    (!out.is_empty()).then_some(out)
+    terms
 }
 
-/// The same expression, found in titles alone.
-pub(super) fn in_titles(expression: &str) -> String {
-    format!("{{title parts}} : ({expression})")
+/// All of these together.
+pub(super) fn all_of<'a>(expressions: impl IntoIterator<Item = &'a str>) -> String {
+    expressions.into_iter().collect::<Vec<_>>().join(" AND ")
+}
+
+impl Term {
+    fn of(word: &str, runs: &[Run]) -> Self {
+        let mut words = String::new();
+        push_words(&mut words, word);
+        if runs.iter().any(|run| run.gram().is_none()) {
+            return Self { in_titles: format!("title : {words}"), anywhere: words };
+        }
+        let (mut parts, mut ends) = (String::new(), String::new());
+        for run in runs {
+            push_phrase(&mut parts, run.grams());
+            run.grams().next().into_iter().for_each(|gram| push_phrase(&mut ends, std::iter::once(gram)));
+            run.grams().skip(1).last().into_iter().for_each(|gram| push_phrase(&mut ends, std::iter::once(gram)));
+        }
+        // One gram is found as a word is: it stands in a column of its own, and words are looked for in all.
+        let one = runs.len() == 1 && runs[0].grams().count() == 1;
+        Self { anywhere: if one { words } else { format!("({words} OR ({parts}))") }, in_titles: ends }
+    }
 }
 
 /// As SQLite's tokenizer sees it: a phrase of words, the last of them perhaps unfinished.
@@ -75,24 +97,14 @@ fn push_words(out: &mut String, word: &str) {
     }
 }
 
-/// As runs of grams in a title, where every run is long enough to have one.
-fn push_parts(out: &mut String, runs: &[Run]) {
-    if runs.iter().any(|run| !run.wide && run.chars.len() < GRAM) {
-        return;
+/// Grams that follow one another in a title, beside what is wanted else.
+fn push_phrase<'a>(out: &mut String, grams: impl Iterator<Item = &'a [char]>) {
+    out.push_str(if out.is_empty() { "parts : \"" } else { " AND parts : \"" });
+    for gram in grams {
+        out.extend(gram);
+        out.push(' ');
     }
-    out.push_str(" OR (");
-    for (at, run) in runs.iter().enumerate() {
-        out.push_str(if at > 0 { " AND parts : \"" } else { "parts : \"" });
-        for gram in run.grams() {
-            out.extend(gram);
-            out.push(' ');
-        }
-        out.push('"');
-        if run.chars.len() == 1 {
-            out.push('*');
-        }
-    }
-    out.push(')');
+    out.push('"');
 }
 
 /// Letters and digits without anything else between them, all of scripts with blanks or all of scripts without.
@@ -105,6 +117,11 @@ impl Run {
     fn grams(&self) -> impl Iterator<Item = &[char]> {
         let length = if self.wide { WIDE_GRAM } else { GRAM };
         self.chars.windows(length.min(self.chars.len()))
+    }
+
+    /// Its first gram, if it is long enough to be found by grams.
+    fn gram(&self) -> Option<&[char]> {
+        (self.wide || self.chars.len() >= GRAM).then(|| self.grams().next()).flatten()
     }
 }
 
@@ -156,31 +173,46 @@ mod tests {
     #[test]
     fn grams_overlap_within_a_run() {
         assert_eq!(grams("Abcde.f"), "Abc bcd cde f ");
-        assert_eq!(grams("映画館2024"), "映画 画館 館 202 024 ");
+        assert_eq!(grams("映画館2024"), "映画 画館 映 画 館 202 024 ");
         assert_eq!(grams("映"), "映 ");
         assert_eq!(grams("-- !"), "");
     }
 
+    fn expressions(query: &str) -> Vec<[String; 2]> {
+        terms(query).into_iter().map(|term| [term.anywhere, term.in_titles]).collect()
+    }
+
     #[test]
     fn a_query_is_words_that_are_all_wanted() {
-        assert_eq!(
-            expression("big bunny").unwrap(),
-            "(\"big \"* OR (parts : \"big \")) AND (\"bunny \"* OR (parts : \"bun unn nny \"))"
-        );
-        assert_eq!(expression("24.04").unwrap(), "(\"24 04 \")");
-        assert_eq!(expression("映").unwrap(), "(\"映 \" OR (parts : \"映 \"*))");
-        assert_eq!(expression("a a").unwrap(), "(\"a \")");
+        for (query, anywhere, in_titles) in [
+            ("big", r#""big "*"#, r#"parts : "big ""#),
+            ("bunny", r#"("bunny "* OR (parts : "bun unn nny "))"#, r#"parts : "bun " AND parts : "nny ""#),
+            ("24.04", r#""24 04 ""#, r#"title : "24 04 ""#),
+            ("映", r#""映 ""#, r#"parts : "映 ""#),
+            ("映画", r#""映画 ""#, r#"parts : "映画 ""#),
+            ("映画館", r#"("映画館 "* OR (parts : "映画 画館 "))"#, r#"parts : "映画 " AND parts : "画館 ""#),
+            (
+                "big-one",
+                r#"("big one "* OR (parts : "big " AND parts : "one "))"#,
+                r#"parts : "big " AND parts : "one ""#,
+            ),
+            ("a a", r#""a ""#, r#"title : "a ""#),
+        ] {
+            assert_eq!(expressions(query), [[anywhere, in_titles]], "{query}");
+        }
+        let terms = terms("big b");
+        assert_eq!(all_of(terms.iter().map(|term| term.anywhere.as_str())), r#""big "* AND "b ""#);
     }
 
     #[test]
     fn nothing_of_a_query_is_syntax() {
         for nothing in ["", "   ", "\"", "* ( ) : ^ - +", "''", "\0"] {
-            assert_eq!(expression(nothing), None, "{nothing:?}");
+            assert!(terms(nothing).is_empty(), "{nothing:?}");
         }
-        assert_eq!(expression("AND").unwrap(), "(\"AND \"* OR (parts : \"AND \"))");
-        assert_eq!(expression("x\"*:{y}").unwrap(), "(\"x y \")");
+        assert_eq!(expressions("AND")[0][0], r#""AND "*"#);
+        assert_eq!(expressions("x\"*:{y}")[0][0], r#""x y ""#);
         let many = (0..100).map(|n| format!("w{n:03} ")).collect::<String>();
-        assert_eq!(expression(&many).unwrap().matches(" AND (").count(), MAX_WORDS - 1);
+        assert_eq!(terms(&many).len(), MAX_WORDS);
     }
 
     #[test]

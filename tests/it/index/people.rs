@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use btfs::tracker::index::{Index, IndexError, Role, TorrentName};
 
-use super::torrents::named;
+use super::kills::check;
+use super::torrents::{Torrent, named};
 use super::{World, day, text};
 
 #[test]
@@ -117,25 +118,40 @@ impl World {
 fn a_database_of_an_older_version_is_brought_up_to_date() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("index.sqlite");
-    let torrent = named("old film");
+    let torrent = Torrent { files: &["reels/first part.mkv", "notes.txt"], ..named("old film") };
+    // What this program cannot read any more is found by its name.
     let row = format!(
         "INSERT INTO torrents (id, hash_v1, title, comment, size_bytes, file_count, private, added)
-         VALUES (7, x'{}', 'old film', '', 100, 1, 0, 1);
-         INSERT INTO metainfo (torrent, bytes) VALUES (7, x'{}');
-         INSERT INTO texts (rowid, title, parts, paths, comment) VALUES (7, 'old film', 'old fil ilm', '', '');",
+         VALUES (7, x'{}', 'old film', 'shot in 1926', 100, 2, 0, 1), (9, x'{}', 'odd film', '', 100, 1, 0, 1);
+         INSERT INTO metainfo (torrent, bytes) VALUES (7, x'{}'), (9, x'00');
+         INSERT INTO texts (rowid, title, parts, paths, comment)
+         VALUES (7, 'old film', 'old fil ilm', 'reels/first part.mkv', 'shot in 1926'), (9, 'odd film', '', '', '');",
         torrent.info_hash(),
+        "07".repeat(20),
         hex::encode(torrent.bytes()),
     );
     Index::make_older(&path, 1, &row).unwrap();
     let world = World::new();
     let index = Index::open(&path).unwrap();
-    let found = index.search(&text("film"), &world.store, day(0)).unwrap();
-    assert_eq!((found.total, found.hits[0].title.as_str()), (1, "old film"));
+    let search = |words: &str| {
+        let found = index.search(&text(words), &world.store, day(0)).unwrap();
+        let mut titles: Vec<_> = found.hits.into_iter().map(|hit| hit.title).collect();
+        titles.sort();
+        titles
+    };
+    for words in ["old", "ree", "firs mkv", "reels notes", "shot 1926", "old film part txt"] {
+        assert_eq!(search(words), ["old film"], "{words}");
+    }
+    assert_eq!(search("ilm"), ["odd film", "old film"]);
+    assert!(search("shut").is_empty());
+    assert!(index.remove(&"07".repeat(20).parse().unwrap()).unwrap());
+    check(&path);
     assert!(index.is_listed(&torrent.info_hash()));
     let token = index.add_person(Role::Uploader, "new", day(0)).unwrap();
     assert!(index.uploader(&token).unwrap().is_some());
     assert!(!index.add(torrent.bytes().into(), None, day(0)).unwrap().new);
     assert!(index.add(named("new film").bytes().into(), Some("new"), day(0)).unwrap().new);
+    assert_eq!(search("film new"), ["new film"]);
 }
 
 #[test]
