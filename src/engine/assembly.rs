@@ -4,6 +4,7 @@
 //! a number, and a new one begins only after every disk job of the last has ended (I6).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -235,17 +236,17 @@ impl Assembly {
     /// KiB of it, so that little is left to hash when the last block comes.
     pub(crate) fn complete_run(&mut self, block: BlockId, urgent: bool) -> Option<Run> {
         let partial = self.pieces.get(&block.piece)?;
-        let here = |state: &BlockState| matches!(state, BlockState::Held | BlockState::Written);
-        let complete = |length: usize| {
-            let first = block.number as usize / length * length;
-            let last = (first + length).min(partial.state.len());
-            (partial.arrived >= last - first && partial.state[first..last].iter().all(here)).then_some(first..last)
-        };
-        let mut segment = complete(RUN_BLOCKS).or_else(|| urgent.then(|| complete(URGENT_RUN_BLOCKS)).flatten())?;
+        let whole = |length| partial.whole_segment(block.number, length);
+        let mut segment = whole(RUN_BLOCKS).or_else(|| urgent.then(|| whole(URGENT_RUN_BLOCKS)).flatten())?;
         // Parts of the segment may be written already; what is left need not be in one run.
         let last = segment.end;
         let from = segment.find(|&at| partial.state[at] == BlockState::Held)?;
         self.cut(block.piece, from, last)
+    }
+
+    /// Whether a run of full length became whole with this block.
+    pub(crate) fn has_whole_run(&self, block: BlockId) -> bool {
+        self.pieces.get(&block.piece).is_some_and(|partial| partial.whole_segment(block.number, RUN_BLOCKS).is_some())
     }
 
     /// A run of the oldest piece that holds blocks, complete or not.
@@ -371,6 +372,11 @@ impl Assembly {
         Some(BlockId { piece, number: at as u32 })
     }
 
+    /// No block of a piece before this one is free.
+    pub(crate) fn first_free(&self, piece: PieceIndex) -> usize {
+        self.pieces.get(&piece).map_or(0, |partial| partial.first_free)
+    }
+
     /// The last block that nobody was asked for: for peers that are slower than the rest.
     pub(crate) fn last_free(&self, piece: PieceIndex) -> Option<BlockId> {
         let partial = self.pieces.get(&piece).filter(|partial| partial.free > 0)?;
@@ -430,7 +436,20 @@ impl Partial {
 
     /// Whether blocks are asked and not here.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.free + self.arrived < self.state.len()
+        self.awaited_count() > 0
+    }
+
+    /// How many blocks are asked and not here.
+    pub(crate) fn awaited_count(&self) -> usize {
+        self.state.len() - self.free - self.arrived
+    }
+
+    /// The blocks around this one in steps of `length`, if all of them are here.
+    fn whole_segment(&self, number: u32, length: usize) -> Option<Range<usize>> {
+        let here = |state: &BlockState| matches!(state, BlockState::Held | BlockState::Written);
+        let first = number as usize / length * length;
+        let last = (first + length).min(self.state.len());
+        (self.arrived >= last - first && self.state[first..last].iter().all(here)).then_some(first..last)
     }
 
     /// Whether this peer was asked for the block and it is not here.

@@ -256,6 +256,11 @@ impl Peers {
         self.sums.proven
     }
 
+    /// Bytes asked of all who serve us.
+    pub(crate) fn outstanding_bytes(&self) -> u64 {
+        self.outstanding_bytes
+    }
+
     /// Everybody who serves us; `mean`: the rate assumed of those of whom none is known.
     pub(crate) fn crew(&self, mean: f64) -> Crew {
         let rate = match self.sums.unknown {

@@ -16,6 +16,7 @@ mod room;
 mod status;
 #[cfg(test)]
 mod tests;
+mod together;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -41,6 +42,7 @@ use clock::Clock;
 use demand::Handle;
 use disk::Disk;
 use interest::Wanted;
+use together::Gathered;
 
 /// The state machine of one torrent.
 #[derive(Debug)]
@@ -62,6 +64,7 @@ pub struct Torrent {
     /// What the cache has room for.
     room: Room,
     assembly: Assembly,
+    gathered: Gathered,
     blame: Blame,
 
     reads: Reads,
@@ -151,6 +154,7 @@ impl Torrent {
             disk: Disk::default(),
             room: Room::default(),
             assembly: Assembly::default(),
+            gathered: Gathered::default(),
             blame: Blame::default(),
             reads: Reads::new(config.read_timeout),
             demand: Demand::default(),
@@ -288,6 +292,7 @@ impl Torrent {
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.begin(now);
         self.expire_requests(now);
+        self.settle_gathered(now);
         self.settle_windows(now);
         self.drop_forsaken(now);
         for ticket in self.reads.expire(now) {
@@ -338,6 +343,7 @@ impl Torrent {
             self.next_allowance,
             self.forsaken.values().min().copied(),
             self.next_plan,
+            self.gathered.poll_timeout(),
             self.choker.poll_timeout().filter(|_| !self.peers.is_empty()),
             self.candidates.poll_timeout().filter(|_| self.dial_room() > 0),
             self.announcer.poll_timeout(),
@@ -420,6 +426,7 @@ impl Torrent {
         (self.next_chores, self.next_allowance, self.disk.retry_at) = (None, None, None);
         self.wake.clear();
         self.forsaken.clear();
+        self.gathered = Gathered::default();
         self.dirty = Dirty::default();
         self.announcer.stop(now);
     }

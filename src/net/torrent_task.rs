@@ -449,6 +449,7 @@ impl TorrentTask {
                 Effect::Completed => info!("the torrent is complete"),
             }
         }
+        self.writes.call(&self.tools.store, &self.tools.pool);
         for peer in self.spoken_to.drain(..) {
             if let Some(outbox) = self.peers.get_mut(&peer) {
                 // A task that has ended says so on its own.

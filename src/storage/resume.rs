@@ -138,7 +138,7 @@ impl Resume {
         self.open && !self.dirty && ledger.lock().is_empty()
     }
 
-    /// Does what is due: a flush always, a sync after 64 MiB or 5 s, a checkpoint after 256 MiB or 30 s.
+    /// Does what is due: a flush always, a sync after 256 MiB or 5 s, a checkpoint after 1 GiB or 30 s.
     pub(crate) fn maintain(
         &mut self,
         now: Instant,
@@ -324,14 +324,14 @@ pub(crate) fn replace(files: &dyn StateFiles, name: &str, bytes: &[u8], durable:
 const STATE: &str = "state";
 
 /// A power cut may cost this much, or what is written in this time.
-const SYNC_BYTES: u64 = 64 << 20;
+const SYNC_BYTES: u64 = 256 << 20;
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 
 /// From so many files on the whole filesystem is synced instead of each.
 const MANY_FILES: usize = if cfg!(test) { 3 } else { 64 };
 
 /// A start has to replay this much at most.
-const CHECKPOINT_BYTES: u64 = 256 << 20;
+const CHECKPOINT_BYTES: u64 = 1 << 30;
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(30);
 
 /// A disk that refused a checkpoint is left alone for so long.

@@ -127,7 +127,7 @@ impl Torrent {
         }
         self.note_openness(block.piece);
         self.hasten_tail(now, block.piece);
-        self.write_runs(block);
+        self.write_whole(now, block);
         Ok(())
     }
 

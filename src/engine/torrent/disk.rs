@@ -45,23 +45,25 @@ struct Check {
 }
 
 impl Torrent {
-    /// Hands on what became complete with this block; when too much is held, something that is not.
-    pub(super) fn write_runs(&mut self, block: BlockId) {
-        let urgent = self.reads.is_waited_for(block.piece);
+    /// Hands on what became whole with this block.
+    pub(super) fn write_runs(&mut self, block: BlockId, urgent: bool) {
         while let Some(run) = self.assembly.complete_run(block, urgent) {
-            self.write(block.piece, run);
+            self.write(block.piece, run, urgent);
         }
+    }
+
+    /// When too much is held, something goes that is not whole.
+    pub(super) fn write_held_back(&mut self) {
         // What is queued goes by itself, and the shorter the runs the longer that takes.
         if self.assembly.waiting_bytes() > HELD_BYTES / 2
             && self.assembly.held_bytes() > HELD_BYTES
             && let Some((piece, run)) = self.assembly.oldest_run()
         {
-            self.write(piece, run);
+            self.write(piece, run, self.reads.is_waited_for(piece));
         }
     }
 
-    fn write(&mut self, piece: PieceIndex, run: Run) {
-        let urgent = self.reads.is_waited_for(piece);
+    fn write(&mut self, piece: PieceIndex, run: Run, urgent: bool) {
         let Run { attempt, begin, blocks } = run;
         self.effects.push_back(Effect::Disk(DiskJob::Write { piece, attempt, begin, blocks, urgent }));
     }

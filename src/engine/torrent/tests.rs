@@ -5,4 +5,5 @@ mod integrity;
 mod limits;
 mod peers;
 mod room;
+mod together;
 mod world;

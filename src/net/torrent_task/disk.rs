@@ -1,7 +1,7 @@
 //! Disk jobs of the engine as calls of the store, on disk threads.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -13,18 +13,57 @@ use crate::storage::{DiskPool, HASHED_TOGETHER, Lane, Run, StorageError, Store, 
 /// Runs that wait for a disk thread: whoever comes takes several, which are hashed together.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    urgent: Mutex<VecDeque<(Run, Completion)>>,
-    normal: Mutex<VecDeque<(Run, Completion)>>,
+    urgent: Mutex<Waiting>,
+    normal: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    runs: VecDeque<(Run, Completion)>,
+    /// Closures in the pool that have not taken anything yet.
+    called: usize,
+}
+
+impl Waiting {
+    /// Whether one more closure is to be called, which is booked: each takes several runs.
+    fn calls_another(&mut self) -> bool {
+        let few = self.runs.len() > self.called * HASHED_TOGETHER;
+        self.called += usize::from(few);
+        few
+    }
 }
 
 impl Writes {
-    fn waiting(&self, urgent: bool) -> &Mutex<VecDeque<(Run, Completion)>> {
-        if urgent { &self.urgent } else { &self.normal }
+    /// Calls disk threads for what has been queued; at the end of a turn, so that what came in it goes together.
+    pub(super) fn call(self: &Arc<Self>, store: &Arc<Store>, pool: &DiskPool) {
+        for lane in [Lane::Urgent, Lane::Normal] {
+            while self.waiting(lane).calls_another() {
+                let (writes, store, again) = (Arc::clone(self), Arc::clone(store), pool.clone());
+                pool.submit(lane, move || {
+                    writes.work(lane, &store);
+                    // Runs of one piece do not go together, so this may have left some.
+                    writes.call(&store, &again);
+                });
+            }
+        }
     }
 
-    /// Writes some of those that wait, if any do.
-    fn work(&self, urgent: bool, store: &Store) {
-        let taken = take_some(self.waiting(urgent));
+    fn queue(&self, lane: Lane, run: Run, completion: Completion) {
+        self.waiting(lane).runs.push_back((run, completion));
+    }
+
+    fn waiting(&self, lane: Lane) -> MutexGuard<'_, Waiting> {
+        let waiting = if lane == Lane::Urgent { &self.urgent } else { &self.normal };
+        waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes some of those that wait.
+    fn work(&self, lane: Lane, store: &Store) {
+        let taken = {
+            let mut waiting = self.waiting(lane);
+            waiting.called -= 1;
+            take_some(&mut waiting.runs)
+        };
         let (runs, mut completions): (Vec<_>, VecDeque<_>) = taken.into_iter().unzip();
         // The blocks are slices of receive buffers, which wait for them: they go before the completion does.
         store.write_all(runs, |verdict| {
@@ -36,8 +75,7 @@ impl Writes {
 }
 
 /// The first few, of different pieces: a second run of one would find its hash taken.
-fn take_some(waiting: &Mutex<VecDeque<(Run, Completion)>>) -> Vec<(Run, Completion)> {
-    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+fn take_some(waiting: &mut VecDeque<(Run, Completion)>) -> Vec<(Run, Completion)> {
     let mut taken: Vec<(Run, Completion)> = Vec::new();
     let mut at = 0;
     while at < waiting.len().min(LOOKED_AT) && taken.len() < HASHED_TOGETHER {
@@ -50,7 +88,7 @@ fn take_some(waiting: &Mutex<VecDeque<(Run, Completion)>>) -> Vec<(Run, Completi
     taken
 }
 
-/// Queues a job; its completion comes through `done`, whatever happens.
+/// Queues a job; its completion comes through `done`, whatever happens. Writes wait for [`Writes::call`].
 ///
 /// `life` tells the attempts of a brain that was born again from those of the former one, whose last jobs may still be
 /// queued: the store takes the higher number for the newer attempt (I6).
@@ -59,7 +97,7 @@ pub(super) fn submit(
     life: u32,
     store: &Arc<Store>,
     pool: &DiskPool,
-    writes: &Arc<Writes>,
+    writes: &Writes,
     done: &mpsc::Sender<DiskDone>,
 ) {
     if let DiskJob::Discard { piece, attempt } = job {
@@ -82,10 +120,7 @@ pub(super) fn submit(
     let lane = if urgent { Lane::Urgent } else { Lane::Normal };
     if let DiskJob::Write { begin, blocks, .. } = job {
         let run = Run { piece, attempt: numbered(attempt, life), begin, blocks };
-        writes.waiting(urgent).lock().unwrap_or_else(PoisonError::into_inner).push_back((run, completion));
-        // In each lane as many closures as runs: none is left, though one may find that others have taken its own.
-        let writes = Arc::clone(writes);
-        return pool.submit(lane, move || writes.work(urgent, &store));
+        return writes.queue(lane, run, completion);
     }
     pool.submit(lane, move || completion.run(job, &store));
 }
@@ -186,14 +221,14 @@ mod tests {
     #[test]
     fn runs_of_different_pieces_are_taken_together_and_those_of_one_in_their_order() {
         let (sender, _receiver) = mpsc::channel(64);
-        let waiting = Mutex::new(VecDeque::new());
+        let mut waiting = VecDeque::new();
         for (piece, begin) in [(7, 0), (7, 1), (8, 0), (7, 2), (9, 0), (1, 0), (2, 0), (8, 1)] {
             let piece = PieceIndex(piece);
             let completion = Completion { piece, attempt: 1, bytes: 0, outcome: None, sender: sender.clone() };
-            waiting.lock().unwrap().push_back((Run { piece, attempt: 1, begin, blocks: Vec::new() }, completion));
+            waiting.push_back((Run { piece, attempt: 1, begin, blocks: Vec::new() }, completion));
         }
         let rounds = std::iter::from_fn(|| {
-            let taken = take_some(&waiting);
+            let taken = take_some(&mut waiting);
             let runs: Vec<_> = taken.iter().map(|(run, _)| (run.piece.raw(), run.begin)).collect();
             (!runs.is_empty()).then_some(runs)
         });
