@@ -138,7 +138,7 @@ impl Prefetcher {
         }
         let cap = self.cap();
         let cursor = self.cursors.iter_mut().find(|cursor| cursor.is_near(&(offset..offset + length)))?;
-        cursor.stalled(cap);
+        cursor.stalled(now, cap);
         self.replan()
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Cursor {
     pub(super) head: u64,
     /// Reads beyond a gap that is not filled yet, in order, none touching another.
     islands: Vec<Range<u64>>,
+    /// When the stretch began.
+    since: Instant,
     /// Times at which the stretch went on after everything before had been answered, plus one.
     bursts: u32,
     /// Bytes wanted ahead of `head`; `None` until the stretch has proved itself.
@@ -36,6 +38,7 @@ impl Cursor {
             start: range.start,
             head: range.end,
             islands: Vec::new(),
+            since: now,
             bursts: 1,
             window: None,
             double_at: 0,
@@ -97,18 +100,26 @@ impl Cursor {
             }
             Some(_) => {
                 while let Some(window) = self.window.filter(|&window| self.head >= self.double_at && window < cap) {
-                    self.open((window * 2).min(cap.max(FIRST_WINDOW)));
+                    self.open(self.grown(now, window, cap));
                 }
             }
         }
     }
 
     /// A read here had to wait for the network: more must be on its way.
-    pub(super) fn stalled(&mut self, cap: u64) {
+    pub(super) fn stalled(&mut self, now: Instant, cap: u64) {
         if let Some(window) = self.window.filter(|&window| self.head >= self.stall_at && window < cap) {
-            self.open((window * 2).min(cap.max(FIRST_WINDOW)));
+            self.open(self.grown(now, window, cap));
             self.stall_at = self.head + window;
         }
+    }
+
+    /// Twice as long; up to eight times where so much has come in a tenth of a second so far, since a fast swarm idles
+    /// while a window grows.
+    fn grown(&self, now: Instant, window: u64, cap: u64) -> u64 {
+        let seconds = now.saturating_duration_since(self.since).max(MIN_SPAN).as_secs_f64();
+        let soon = (self.stretch() as f64 / seconds * AHEAD_SECONDS) as u64;
+        soon.clamp(window * 2, window * 8).min(cap.max(FIRST_WINDOW))
     }
 
     fn open(&mut self, window: u64) {
@@ -158,7 +169,7 @@ impl Cursor {
                 self.window = None;
                 self.bursts = 1;
             }
-            self.start = first.start;
+            (self.start, self.since) = (first.start, now);
             self.head = self.islands.remove(0).end;
             self.gap_since = (!self.islands.is_empty()).then_some(now);
             if let Some(window) = self.window.filter(|_| self.head >= self.double_at) {
@@ -182,3 +193,7 @@ const GAP_PATIENCE: Duration = Duration::from_secs(2);
 /// A reader that skips forward keeps its window if it reads more than this between two skips.
 const SKIPPER_MIN: u64 = 128 * 1024;
 const MAX_ISLANDS: usize = 16;
+/// A window of a fast stream is as long as what comes in this time.
+const AHEAD_SECONDS: f64 = 0.1;
+/// A pace over less time is none.
+const MIN_SPAN: Duration = Duration::from_millis(2);

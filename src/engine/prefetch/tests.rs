@@ -85,18 +85,34 @@ fn a_window_opens_after_half_a_mebibyte_in_a_row() {
 #[test]
 fn the_window_doubles_with_use_up_to_its_bound() {
     let mut reader = Reader::new(1 << 30, MIB);
-    reader.stream(0..8 * MIB, 0);
+    reader.stream(0..8 * MIB, 10);
     let early = reader.prefetcher.window_bytes();
     assert!((4 * MIB..=16 * MIB).contains(&early), "{early}");
-    reader.stream(8 * MIB..200 * MIB, 0);
+    reader.stream(8 * MIB..200 * MIB, 10);
     assert_eq!(reader.prefetcher.window_bytes(), 64 * MIB);
     assert!(reader.ahead_of(200 * MIB) >= 56 * MIB, "{:?}", reader.plan);
 }
 
 #[test]
+fn the_window_of_a_fast_stream_grows_sooner_but_not_at_once() {
+    let mut reader = Reader::new(1 << 30, MIB);
+    let (mut read, mut windows) = (0, Vec::new());
+    while reader.prefetcher.window_bytes() < 40 * MIB {
+        reader.ask(read, 128 * KIB);
+        reader.now += Duration::from_micros(250); // 500 MB/s
+        reader.done(read, 128 * KIB, false);
+        read += 128 * KIB;
+        windows.push(reader.prefetcher.window_bytes());
+        assert!(read < 8 * MIB);
+    }
+    windows.dedup();
+    assert!(windows.starts_with(&[0, FIRST_WINDOW, 8 * FIRST_WINDOW]) && windows.len() == 4, "{windows:?}");
+}
+
+#[test]
 fn a_stall_doubles_the_window_once() {
     let mut reader = Reader::new(1 << 30, MIB);
-    reader.stream(0..768 * KIB, 0);
+    reader.stream(0..768 * KIB, 10);
     let before = reader.prefetcher.window_bytes();
     for _ in 0..8 {
         reader.ask(768 * KIB, 128 * KIB);
