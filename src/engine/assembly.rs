@@ -42,6 +42,15 @@ pub(crate) struct Run {
     pub blocks: Vec<Bytes>,
 }
 
+/// What a block has made whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// As long a run as there is.
+    Run,
+    /// One as short as goes to the disk while somebody waits.
+    Part,
+}
+
 /// What became of a block that arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -244,9 +253,15 @@ impl Assembly {
         self.cut(block.piece, from, last)
     }
 
-    /// Whether a run of full length became whole with this block.
-    pub(crate) fn has_whole_run(&self, block: BlockId) -> bool {
-        self.pieces.get(&block.piece).is_some_and(|partial| partial.whole_segment(block.number, RUN_BLOCKS).is_some())
+    /// What became whole with this block, as [`complete_run`](Self::complete_run) would find it.
+    pub(crate) fn whole(&self, block: BlockId, urgent: bool) -> Option<Whole> {
+        let partial = self.pieces.get(&block.piece)?;
+        let whole = |length| partial.whole_segment(block.number, length).is_some();
+        match () {
+            () if whole(RUN_BLOCKS) => Some(Whole::Run),
+            () if urgent && whole(URGENT_RUN_BLOCKS) => Some(Whole::Part),
+            () => None,
+        }
     }
 
     /// A run of the oldest piece that holds blocks, complete or not.

@@ -186,7 +186,7 @@ pub(crate) const LONG_SLACK: Duration = Duration::from_millis(500);
 /// before whatever is asked next.
 pub(crate) const SHORT_SLACK: Duration = Duration::from_millis(100);
 /// Bytes of slack that suffice for the fastest: more only fills memory.
-const SLACK_MAX: f64 = 1024.0 * 1024.0;
+const SLACK_MAX: f64 = 1.5 * 1024.0 * 1024.0;
 /// Rate samples are at least this long, the first few shorter.
 const BIN: Duration = Duration::from_millis(50);
 const FIRST_BIN: Duration = Duration::from_millis(10);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Torrent;
 use super::fill::Turn;
 use crate::base::{BLOCK_BYTES, PieceIndex};
-use crate::engine::assembly::{BlockId, RUN_BLOCKS};
+use crate::engine::assembly::{BlockId, Partial, RUN_BLOCKS, Whole};
 use crate::engine::critical::Class;
 
 /// Whole runs that wait for others.
@@ -31,21 +31,28 @@ impl Gathered {
 impl Torrent {
     /// Hands on what became whole with this block, or lets it wait for company.
     pub(super) fn write_whole(&mut self, now: Instant, block: BlockId) {
-        let first = self.gathered.blocks.is_empty();
-        if !self.is_stream() || (first && !self.awaits_others(block.piece)) {
-            let urgent = self.reads.is_waited_for(block.piece);
-            self.write_runs(block, urgent);
-        } else if self.assembly.has_whole_run(block) {
-            if self.gathered.blocks.iter().any(|other| other.piece == block.piece) {
-                self.write_gathered();
+        let urgent = self.reads.is_waited_for(block.piece);
+        match self.assembly.whole(block, urgent) {
+            None => {}
+            Some(Whole::Run) if !self.gathered.blocks.is_empty() || self.awaits_company(block.piece) => {
+                self.gather(now, block);
             }
-            self.gathered.blocks.push(block);
-            self.gathered.until.get_or_insert(now + PATIENCE);
-            if self.gathered.blocks.len() >= TOGETHER || !self.awaits_others(block.piece) {
-                self.write_gathered();
-            }
+            // It will be whole in a moment, and is hashed with others then.
+            Some(Whole::Part) if self.awaits_company(block.piece) => {}
+            Some(_) => self.write_runs(block, urgent),
         }
         self.write_held_back();
+    }
+
+    fn gather(&mut self, now: Instant, block: BlockId) {
+        if self.gathered.blocks.iter().any(|other| other.piece == block.piece) {
+            self.write_gathered();
+        }
+        self.gathered.blocks.push(block);
+        self.gathered.until.get_or_insert(now + PATIENCE);
+        if self.gathered.blocks.len() >= TOGETHER || !self.awaits_company(block.piece) {
+            self.write_gathered();
+        }
     }
 
     /// Company or not, these have waited long enough.
@@ -62,17 +69,13 @@ impl Torrent {
         blocks.into_iter().for_each(|block| self.write_runs(block, urgent));
     }
 
-    /// Whether runs come so fast that one can wait for the next.
-    fn is_stream(&self) -> bool {
-        let Some(mean) = self.peers.mean_rate() else { return false };
-        self.peers.crew(mean).rate * PATIENCE.as_secs_f64() >= RUN_BYTES
-    }
-
-    /// Whether a good part of a run of another piece is on its way.
-    fn awaits_others(&self, piece: PieceIndex) -> bool {
-        let own = self.assembly.get(piece).map_or(0, |partial| partial.awaited_count());
+    /// Whether runs come so fast that one can wait for the next, and a good part of one of another piece is on its way.
+    fn awaits_company(&self, piece: PieceIndex) -> bool {
+        let own = self.assembly.get(piece).map_or(0, Partial::awaited_count);
         let all = self.peers.outstanding_bytes() / u64::from(BLOCK_BYTES);
-        all >= (own + RUN_BLOCKS / 4) as u64
+        let comes = all >= (own + RUN_BLOCKS / 4) as u64;
+        let mean = if comes { self.peers.mean_rate() } else { None };
+        mean.is_some_and(|mean| self.peers.crew(mean).rate * PATIENCE.as_secs_f64() >= RUN_BYTES)
     }
 
     /// The one of two neighbours in a fast stream that is behind by a run, if a piece has several runs.
