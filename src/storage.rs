@@ -26,7 +26,7 @@ pub use store::{Adopt, Destination, Guard, Loan, Moved, OpenedStore, Run, Store,
 pub use table::{PieceState, PieceTable, Pins};
 pub use verify::{PieceHashes, Verdict};
 
-pub(crate) use sha1::TOGETHER as HASHED_TOGETHER;
+pub(crate) use sha1::{TOGETHER as HASHED_TOGETHER, gains_together as hashes_together};
 pub(crate) use store::Pages;
 #[cfg(test)]
 pub(crate) use sys::drop_cached;

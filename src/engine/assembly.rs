@@ -461,6 +461,9 @@ impl Partial {
 
     /// The blocks around this one in steps of `length`, if all of them are here.
     fn whole_segment(&self, number: u32, length: usize) -> Option<Range<usize>> {
+        if self.phase != Phase::Fetching {
+            return None;
+        }
         let here = |state: &BlockState| matches!(state, BlockState::Held | BlockState::Written);
         let first = number as usize / length * length;
         let last = (first + length).min(self.state.len());

@@ -43,6 +43,8 @@ pub struct Config {
     pub own_addrs: Vec<SocketAddr>,
     /// The storage can only be read (`seed` of existing files): missing pieces are never fetched.
     pub read_only: bool,
+    /// The disk threads hash several pieces in little more time than one: whole runs of a fast stream may wait for others.
+    pub hashes_together: bool,
     /// Bounds on what it may do.
     pub limits: Limits,
 }

@@ -53,6 +53,8 @@ pub struct Torrent {
     effects: VecDeque<Effect>,
     stopping: bool,
     began: Instant,
+    /// When the last timeout was handled.
+    woken: Option<Instant>,
 
     /// Verified and readable.
     have: Bitfield,
@@ -148,6 +150,7 @@ impl Torrent {
             effects: VecDeque::new(),
             stopping: false,
             began: now,
+            woken: None,
             have: config.have.clone(),
             unchecked: config.unchecked.clone(),
             claimed: config.have.clone(),
@@ -291,6 +294,7 @@ impl Torrent {
     /// The instant named by [`poll_timeout`](Self::poll_timeout) has come. Calling it earlier does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.begin(now);
+        self.woken = Some(now);
         self.expire_requests(now);
         self.settle_gathered(now);
         self.settle_windows(now);
@@ -329,8 +333,10 @@ impl Torrent {
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        // Never "now" again: a part that is not satisfied with its timeout must not spin the driver.
-        self.next_timeout().map(|at| self.clock.outer(at.max(self.clock.now() + MIN_SLEEP)))
+        // Never at once again: a part that is not satisfied with its timeout must not spin the driver. Other events do
+        // not count, or a torrent that hears something every half a millisecond would never be woken.
+        let soonest = self.woken.map(|woken| woken + MIN_SLEEP);
+        self.next_timeout().map(|at| self.clock.outer(soonest.map_or(at, |soonest| at.max(soonest))))
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -413,6 +419,7 @@ impl Torrent {
             return;
         }
         self.stopping = true;
+        self.write_gathered();
         let tickets: Vec<_> = self.reads.iter().map(|(ticket, _)| ticket).collect();
         for ticket in tickets {
             self.reads.remove(ticket);
@@ -426,7 +433,6 @@ impl Torrent {
         (self.next_chores, self.next_allowance, self.disk.retry_at) = (None, None, None);
         self.wake.clear();
         self.forsaken.clear();
-        self.gathered = Gathered::default();
         self.dirty = Dirty::default();
         self.announcer.stop(now);
     }

@@ -396,6 +396,7 @@ impl Session {
             client: concat!("btfs/", env!("CARGO_PKG_VERSION")).to_owned(),
             own_addrs: Vec::new(),
             read_only,
+            hashes_together: crate::storage::hashes_together(),
             limits: engine::Limits { download: limits.download.clone(), upload_slots: self.upload_slots() },
         };
         let (handle, requests) = TorrentHandle::channel(metainfo, store.clone(), pool.clone());

@@ -22,6 +22,16 @@ type Block = [u8; 64];
 /// How many messages go at a time: more would not fit into the registers.
 pub(crate) const TOGETHER: usize = 4;
 
+/// Whether several take less time together than one after the other.
+pub(crate) fn gains_together() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let gains =
+        is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1");
+    #[cfg(not(target_arch = "x86_64"))]
+    let gains = false;
+    gains
+}
+
 impl Sha1 {
     pub(crate) fn new() -> Self {
         Self { state: FIRST, length: 0, rest: [0; 64] }
@@ -122,7 +132,7 @@ fn interleave<const N: usize>(messages: [&mut UnderWay<'_, '_>; N]) {
 /// As `compress` for each message; all have equally many blocks.
 fn compress_all<const N: usize>(states: &mut [State; N], blocks: [&[Block]; N]) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("sha") && is_x86_feature_detected!("ssse3") && is_x86_feature_detected!("sse4.1") {
+    if gains_together() {
         // SAFETY: the processor has what the function is compiled for.
         return unsafe { x86::compress_all(states, blocks) };
     }

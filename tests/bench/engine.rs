@@ -121,6 +121,7 @@ pub fn config(pieces: u32, fill: Fill) -> Config {
         client: "bench".to_owned(),
         own_addrs: Vec::new(),
         read_only: false,
+        hashes_together: true,
         limits: Default::default(),
     }
 }

@@ -98,6 +98,7 @@ pub fn mount_config(world: &World) -> Config {
         client: "btfs sim".into(),
         own_addrs: Vec::new(),
         read_only: false,
+        hashes_together: true,
         limits: Default::default(),
     }
 }

@@ -15,8 +15,8 @@ pub(super) struct Cursor {
     pub(super) head: u64,
     /// Reads beyond a gap that is not filled yet, in order, none touching another.
     islands: Vec<Range<u64>>,
-    /// When the stretch began.
-    since: Instant,
+    /// When it had to wait for the network first, and where it was then.
+    waited: Option<(Instant, u64)>,
     /// Times at which the stretch went on after everything before had been answered, plus one.
     bursts: u32,
     /// Bytes wanted ahead of `head`; `None` until the stretch has proved itself.
@@ -38,7 +38,7 @@ impl Cursor {
             start: range.start,
             head: range.end,
             islands: Vec::new(),
-            since: now,
+            waited: None,
             bursts: 1,
             window: None,
             double_at: 0,
@@ -108,17 +108,21 @@ impl Cursor {
 
     /// A read here had to wait for the network: more must be on its way.
     pub(super) fn stalled(&mut self, now: Instant, cap: u64) {
+        self.waited.get_or_insert((now, self.head));
         if let Some(window) = self.window.filter(|&window| self.head >= self.stall_at && window < cap) {
             self.open(self.grown(now, window, cap));
             self.stall_at = self.head + window;
         }
     }
 
-    /// Twice as long; up to eight times where so much has come in a tenth of a second so far, since a fast swarm idles
-    /// while a window grows.
+    /// Twice as long; up to eight times where so much has come in a tenth of a second since it first had to wait, since
+    /// a fast swarm idles while a window grows.
     fn grown(&self, now: Instant, window: u64, cap: u64) -> u64 {
-        let seconds = now.saturating_duration_since(self.since).max(MIN_SPAN).as_secs_f64();
-        let soon = (self.stretch() as f64 / seconds * AHEAD_SECONDS) as u64;
+        let pace = self.waited.map_or(0.0, |(since, head)| {
+            let seconds = now.saturating_duration_since(since).max(MIN_SPAN).as_secs_f64();
+            self.head.saturating_sub(head) as f64 / seconds
+        });
+        let soon = (pace * AHEAD_SECONDS) as u64;
         soon.clamp(window * 2, window * 8).min(cap.max(FIRST_WINDOW))
     }
 
@@ -169,7 +173,7 @@ impl Cursor {
                 self.window = None;
                 self.bursts = 1;
             }
-            (self.start, self.since) = (first.start, now);
+            (self.start, self.waited) = (first.start, None);
             self.head = self.islands.remove(0).end;
             self.gap_since = (!self.islands.is_empty()).then_some(now);
             if let Some(window) = self.window.filter(|_| self.head >= self.double_at) {

@@ -100,7 +100,7 @@ fn the_window_of_a_fast_stream_grows_sooner_but_not_at_once() {
     while reader.prefetcher.window_bytes() < 40 * MIB {
         reader.ask(read, 128 * KIB);
         reader.now += Duration::from_micros(250); // 500 MB/s
-        reader.done(read, 128 * KIB, false);
+        reader.done(read, 128 * KIB, read == 0);
         read += 128 * KIB;
         windows.push(reader.prefetcher.window_bytes());
         assert!(read < 8 * MIB);

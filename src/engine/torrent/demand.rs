@@ -41,6 +41,7 @@ impl Torrent {
             self.effects.push_back(Effect::ReadFailed(ticket, error));
             return;
         }
+        self.hasten_gathered(&missing);
         self.reads.wait(now, ticket, missing);
         self.dirty.demand = true;
         self.dirty.checks = true;

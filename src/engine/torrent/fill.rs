@@ -49,6 +49,11 @@ impl Turn {
     pub(super) fn brings_within(&self, blocks: usize, seconds: f64) -> bool {
         blocks as f64 * BLOCK <= seconds * self.all.rate
     }
+
+    /// Whether memory, cache and bounds let anything be asked for that nobody waits for yet.
+    pub(super) fn allows_readahead(&self) -> bool {
+        self.memory < Memory::BlockedOnly
+    }
 }
 
 impl Torrent {
@@ -244,7 +249,7 @@ impl Torrent {
             if drawn.is_some() {
                 break;
             }
-            if room(peer, class) == 0 || (!blocked && turn.memory >= Memory::BlockedOnly) {
+            if room(peer, class) == 0 || (!blocked && !turn.allows_readahead()) {
                 break; // What follows is less urgent still.
             }
             if !takes(piece) {
@@ -292,7 +297,7 @@ impl Torrent {
         // Debug builds take the long way as well.
         debug_assert!(!plain || found.is_none(), "{server:?} would take {found:?}");
         let (piece, from_the_end) = found?;
-        let piece = if from_the_end { piece } else { self.stride(turn, piece, takes) };
+        let piece = if from_the_end || drawn.is_some() { piece } else { self.stride(turn, peer, piece, takes) };
         if !self.begin_piece(turn.now, piece, key) {
             // On parole with somebody else; that one is looked at next.
             return None;
@@ -518,7 +523,7 @@ fn others(turn: &Turn, server: &Server) -> Crew {
 }
 
 /// How many more requests of a class a peer takes.
-fn room(peer: &Peer, class: Class) -> usize {
+pub(super) fn room(peer: &Peer, class: Class) -> usize {
     match class {
         Class::Blocked => peer.room(LONG_SLACK, EXTRA),
         Class::Readahead | Class::Later => peer.room(SHORT_SLACK, 0),

@@ -61,6 +61,8 @@ impl Torrent {
         if self.room == Room::Plenty {
             return;
         }
+        // Whole runs are no leftovers.
+        self.write_gathered();
         let left = self.assembly.iter().filter(|&(piece, partial)| {
             partial.phase() == Phase::Fetching
                 && partial.arrived() > WARM_BLOCKS

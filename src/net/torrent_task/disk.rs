@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::base::PieceIndex;
 use crate::engine::{DiskDone, DiskJob};
-use crate::storage::{DiskPool, HASHED_TOGETHER, Lane, Run, StorageError, Store, Verdict};
+use crate::storage::{DiskPool, HASHED_TOGETHER, Lane, Run, StorageError, Store, Verdict, hashes_together};
 
 /// Runs that wait for a disk thread: whoever comes takes several, which are hashed together.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ struct Waiting {
 impl Waiting {
     /// Whether one more closure is to be called, which is booked: each takes several runs.
     fn calls_another(&mut self) -> bool {
-        let few = self.runs.len() > self.called * HASHED_TOGETHER;
+        let few = self.runs.len() > self.called * if hashes_together() { HASHED_TOGETHER } else { 1 };
         self.called += usize::from(few);
         few
     }
@@ -196,8 +196,12 @@ impl Completion {
 impl Drop for Completion {
     fn drop(&mut self) {
         let outcome = self.outcome.take().unwrap_or_else(|| self.failed("internal error".to_owned()));
-        // Waits for a place; a torrent that has ended wants no completions.
-        let _ = self.sender.blocking_send(outcome);
+        // Waits for a place; a torrent that has ended wants no completions, nor does one that died with runs in its queue, on
+        // a thread that must not wait.
+        let _ = match tokio::runtime::Handle::try_current() {
+            Ok(_) => self.sender.try_send(outcome).map_err(drop),
+            Err(_) => self.sender.blocking_send(outcome).map_err(drop),
+        };
     }
 }
 

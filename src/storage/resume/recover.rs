@@ -92,12 +92,16 @@ impl Replay {
                 Record::Gone(piece) => {
                     self.have.clear(piece);
                     self.unchecked.clear(piece);
+                    self.unsynced.clear(piece);
+                    unsynced.clear(piece);
                 }
                 Record::Unsure(pieces) => {
                     for piece in pieces.iter() {
                         if self.have.clear(piece) {
                             self.unchecked.set(piece);
                         }
+                        self.unsynced.clear(piece);
+                        unsynced.clear(piece);
                     }
                 }
                 Record::Stamp(file, identity) if !self.doubtful => {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::world::{MS, World};
 use crate::engine::*;
+use crate::proto::wire::Message;
 
 /// A torrent that is read on and on, from a seed that has shown that it sends `bytes_per_second`.
 fn stream(pieces: u32, blocks: u32, bytes_per_second: u64) -> (World, Duration) {
@@ -126,4 +127,95 @@ fn groups_of_requests(world: &mut World, each: Duration) -> Vec<(u32, u32)> {
             first
         })
         .collect()
+}
+
+/// One run is gathered, and waits.
+fn waiting() -> (World, Duration, u32) {
+    let (mut world, each) = stream(40, 64, 400_000_000);
+    while world.jobs.is_empty() {
+        one(&mut world, each);
+    }
+    world.write_all();
+    let piece = world.asked_of(1)[0].0;
+    for _ in 0..64 {
+        one(&mut world, each);
+    }
+    assert!(world.jobs.is_empty(), "it waits");
+    (world, each, piece)
+}
+
+#[test]
+fn a_reader_who_comes_for_a_piece_that_waits_need_not_wait_with_it() {
+    let (mut world, _, piece) = waiting();
+    world.read(1, piece, piece);
+    assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn time_comes_between_events_however_many_there_are() {
+    let (mut world, ..) = waiting();
+    world.connect(2);
+    let end = world.now + 20 * MS;
+    while world.now < end && world.jobs.is_empty() {
+        world.now += MS / 2;
+        world.hear(2, Message::KeepAlive);
+        // As a driver does that looks for what is due between two events.
+        if world.torrent.poll_timeout().is_some_and(|at| at <= world.now) {
+            world.torrent.handle_timeout(world.now);
+            world.drain();
+        }
+    }
+    assert_eq!(world.jobs.len(), 1, "the patience of a run is over, whatever else is said");
+}
+
+#[test]
+fn what_waits_goes_when_the_torrent_stops() {
+    let (mut world, ..) = waiting();
+    world.command(Command::Stop);
+    assert_eq!(world.jobs.len(), 1);
+}
+
+#[test]
+fn a_piece_that_is_lost_while_a_run_of_it_waits_takes_the_run_with_it() {
+    let (mut world, each) = stream(40, 256, 400_000_000);
+    let mut attempts = Vec::new();
+    while attempts.len() < 2 {
+        one(&mut world, each);
+        for job in std::mem::take(&mut world.jobs) {
+            let DiskJob::Write { piece, attempt, blocks, .. } = job else { panic!("{job:?}") };
+            let bytes = blocks.iter().map(|block| block.len() as u32).sum();
+            attempts.push((piece, attempt, bytes));
+        }
+    }
+    for _ in 0..64 {
+        one(&mut world, each);
+    }
+    for (piece, attempt, bytes) in attempts {
+        world.done(DiskDone::Failed { piece, attempt, bytes, error: "it is full".into() });
+    }
+    world.pass(20 * MS);
+    world.torrent.check_invariants();
+}
+
+#[test]
+fn no_neighbour_is_asked_for_where_only_what_somebody_waits_for_may_be() {
+    let (mut world, each) = stream(40, 256, 400_000_000);
+    world.command(Command::Room(Room::Scarce));
+    for _ in 0..200 {
+        if !world.answer(1) {
+            break;
+        }
+        world.pass(each);
+        world.write_all();
+    }
+    let before = world.requests_seen();
+    world.read(1, 30, 30);
+    let mut blocks = 0;
+    while world.ready.is_empty() {
+        one(&mut world, each);
+        blocks += 1;
+        world.write_all();
+    }
+    let asked = world.requests_seen() - before;
+    assert!(asked <= 256 + 8 && blocks <= 256 + 8, "{asked} asked, {blocks} came");
 }

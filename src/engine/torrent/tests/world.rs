@@ -67,6 +67,7 @@ impl World {
             client: "btfs".into(),
             own_addrs: Vec::new(),
             read_only: false,
+            hashes_together: true,
             limits: Default::default(),
         };
         change(&mut config);
