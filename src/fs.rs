@@ -12,6 +12,7 @@ mod mountpoint;
 mod passthrough;
 mod pending;
 mod read;
+mod ready;
 mod sys;
 mod tree;
 mod view;

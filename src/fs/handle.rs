@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use super::ready::Ready;
 use super::view::Attr;
 use crate::base::{FileIndex, PieceRange};
 use crate::engine::HandleId;
@@ -26,6 +27,8 @@ pub(crate) struct Handle {
     /// What is ahead of the reader is not evicted.
     guard: Guard,
     ahead: Mutex<Ahead>,
+    /// The next answer.
+    pub(super) ready: Ready,
 }
 
 /// What is wanted ahead of the reader.
@@ -51,7 +54,7 @@ impl Handle {
             FileGeometry { bytes: attr.bytes, start: layout.file_start(file), piece_length: layout.piece_length() };
         let ahead = Ahead { prefetcher: Prefetcher::new(config, geometry, habit), untold: None, told: false };
         let guard = torrent.store().guard(Some(file), Vec::new());
-        Self { id, torrent, file, attr, guard, ahead: Mutex::new(ahead) }
+        Self { id, torrent, file, attr, guard, ahead: Mutex::new(ahead), ready: Ready::default() }
     }
 
     /// The pieces behind a range of the file.

@@ -34,25 +34,43 @@ impl View {
         let pins = store.table().pin(handle.pieces(offset, length as u64));
         handle.asked(offset, length);
         let mut reply = Some(reply);
-        let attempt = match &pins {
-            None => Attempt::Missing,
-            Some(pins) => with_buffer(length, |buffer| match store.try_read_now(pins, handle.file, offset, buffer) {
-                Ok(true) => {
-                    if let Some(reply) = reply.take() {
-                        reply(Ok(buffer));
-                    }
-                    Attempt::Answered
+        let now = Instant::now();
+        let turn = pins.as_ref().and_then(|_| handle.ready.turn(offset, length));
+        let held = turn.as_ref().and_then(|turn| turn.held(now));
+        let attempt = match (&pins, held) {
+            (None, _) => Attempt::Missing,
+            (Some(_), Some(bytes)) => {
+                if let Some(reply) = reply.take() {
+                    reply(Ok(bytes));
                 }
-                Ok(false) => Attempt::Cold,
-                Err(error) => Attempt::Broken(error),
-            }),
+                Attempt::Answered
+            }
+            (Some(pins), None) => {
+                with_buffer(length, |buffer| match store.try_read_now(pins, handle.file, offset, buffer) {
+                    Ok(true) => {
+                        if let Some(reply) = reply.take() {
+                            reply(Ok(buffer));
+                        }
+                        Attempt::Answered
+                    }
+                    Ok(false) => Attempt::Cold,
+                    Err(error) => Attempt::Broken(error),
+                })
+            }
         };
         let Some(reply) = reply else {
+            if let Some(turn) = turn {
+                turn.read_next(handle.attr.bytes, now, |offset, buffer| {
+                    let pins = store.table().pin(handle.pieces(offset, buffer.len() as u64));
+                    pins.is_some_and(|pins| matches!(store.try_read_now(&pins, handle.file, offset, buffer), Ok(true)))
+                });
+            }
             handle.answered(offset, length, false);
             handle.tell_window();
             return;
         };
-        let (reply, since) = (Box::new(reply), Instant::now());
+        drop(turn);
+        let (reply, since) = (Box::new(reply), now);
         let read = Waiting {
             reply,
             handle,
