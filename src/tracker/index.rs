@@ -52,7 +52,7 @@ pub struct Index {
 struct Shared {
     place: Arc<Place>,
     writer: Writer,
-    /// Idle connections, and the file that each reads; at most as many as calls were going on at a time, one at least.
+    /// Idle connections, and the file that each reads; [`MAX_READERS`] at most.
     readers: Mutex<Vec<(Identity, Connection)>>,
     catalog: RwLock<Catalog>,
     /// What the history has last of each swarm that is not empty; `None`: not read yet.
@@ -192,7 +192,11 @@ impl Index {
             let deadline = Instant::now() + PATIENCE;
             connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || Instant::now() > deadline))?;
             let outcome = work(&connection);
-            self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner).push((file, connection));
+            let mut readers = self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            // Each has a cache of its own.
+            if readers.len() < MAX_READERS {
+                readers.push((file, connection));
+            }
             outcome
         });
         match &outcome {
@@ -259,3 +263,25 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
 /// Steps of SQLite's machine: well below a millisecond.
 const STEPS_BETWEEN_LOOKS: i32 = 5000;
+/// As many as pages ask at a time; what is beyond that is closed after use.
+const MAX_READERS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn connections_that_many_needed_at_once_are_not_kept() {
+        let room = tempfile::tempdir().unwrap();
+        let index = Index::open(&room.path().join("index.sqlite")).unwrap();
+        let all = Barrier::new(3 * MAX_READERS);
+        std::thread::scope(|scope| {
+            for _ in 0..3 * MAX_READERS {
+                scope.spawn(|| index.read(|_| Ok(_ = all.wait())).unwrap());
+            }
+        });
+        assert_eq!(index.shared.readers.lock().unwrap().len(), MAX_READERS);
+    }
+}

@@ -38,10 +38,13 @@ pub(super) async fn any(State(site): SiteState, Extension(authority): Extension<
     let base = view::base(site.config(), &authority);
     let length = site.ask(move |site| site.index().file_bytes(&hash)).await?.ok_or(PageError::NotFound)?;
     // Nobody waits with a file in memory, and of long ones only one is read.
-    let _turn = if length > LONG_BYTES { Some(turn(&site.0.long).await?) } else { None };
-    let made = site.ask(move |site| match site.index().details(&hash)? {
-        Some(details) => make(site, details, &base, notice).map(Some),
-        None => Ok(None),
+    let turn = if length > LONG_BYTES { Some(turn(&site.0.long).await?) } else { None };
+    let made = site.ask(move |site| {
+        let _turn = turn;
+        match site.index().details(&hash)? {
+            Some(details) => make(site, details, &base, notice).map(Some),
+            None => Ok(None),
+        }
     });
     made.await?.ok_or(PageError::NotFound)
 }

@@ -1,5 +1,8 @@
 //! Torrents come in by the form and by `btfs publish`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use btfs::proto::metainfo::MAX_TORRENT_BYTES;
@@ -192,5 +195,94 @@ impl axum::body::HttpBody for Endless {
             let _ = begun.send(());
         }
         std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn what_stands_between_fields_is_bounded() {
+    let site = Site::with(PagesConfig { open_upload: true, ..PagesConfig::default() });
+    let form = |preamble: &str, head: &str, name: &str| {
+        let mut body =
+            format!("{preamble}--edge\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n{head}\r\n")
+                .into_bytes();
+        body.extend_from_slice(&named(name).bytes());
+        body.extend_from_slice(b"\r\n--edge--\r\n");
+        body
+    };
+    let long = "x".repeat(3 << 20);
+    for (preamble, head) in [(&*long, ""), ("", &*format!("X-Long: {long}\r\n")), ("", &*"X: y\r\n".repeat(100_000))] {
+        let answer = raw_form(&site, form(preamble, head, "film")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text());
+    }
+    assert!(site.index.is_empty());
+    let usual = form("a short one\r\n", "Content-Type: application/x-bittorrent\r\n", "film");
+    assert_eq!(raw_form(&site, usual).await.status, StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn a_form_comes_in_parts_of_any_length() {
+    let long = Torrent { length: 1 << 30, ..named("film") };
+    let other = vec![b'\r'; 1 << 20];
+    for part in [1, 7, 4096, 1 << 16, 1 << 24] {
+        let site = Site::new();
+        let mut body = Vec::new();
+        for (name, content) in [("other", &other[..]), ("token", site.token.as_bytes()), ("file", &long.bytes())] {
+            let head = format!("--edge\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+            body.extend_from_slice(head.as_bytes());
+            body.extend_from_slice(if name == "other" && part == 1 { b"x" } else { content });
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"--edge--\r\n");
+        let parts = Parts { left: body.into(), part, taken: Default::default() };
+        assert_eq!(stream_form(&site, parts, &[]).await.status, StatusCode::SEE_OTHER, "{part}");
+        assert_eq!(site.index.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_does_not_end_is_not_read_for_ever() {
+    let site = Site::new();
+    let endless = || Parts { left: vec![b'-'; 5 * MAX_TORRENT_BYTES].into(), part: 1 << 20, taken: Default::default() };
+    let parts = endless();
+    let taken = parts.taken.clone();
+    assert_eq!(stream_form(&site, parts, &[]).await.status, StatusCode::BAD_REQUEST);
+    assert!(taken.load(Ordering::Relaxed) <= 3 * MAX_TORRENT_BYTES, "{taken:?}");
+    // And not at all when it says so.
+    let parts = endless();
+    let taken = parts.taken.clone();
+    let answer = stream_form(&site, parts, &[("content-length", "100000000000")]).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!((taken.load(Ordering::Relaxed), &answer.headers["connection"]), (0, &"close".parse().unwrap()));
+}
+
+async fn stream_form(site: &Site, parts: Parts, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::post("/upload")
+        .header("host", "127.0.0.1:6969")
+        .header("content-type", "multipart/form-data; boundary=edge");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    site.send(request.body(Body::new(parts)).unwrap()).await
+}
+
+/// A body that comes in parts, and how much of it was taken.
+struct Parts {
+    left: bytes::Bytes,
+    part: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+impl axum::body::HttpBody for Parts {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        let length = self.part.min(self.left.len());
+        self.taken.fetch_add(length, Ordering::Relaxed);
+        let part = self.left.split_to(length);
+        std::task::Poll::Ready((!part.is_empty()).then_some(Ok(hyper::body::Frame::data(part))))
     }
 }
