@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::base::InfoHash;
 use crate::proto::metainfo::Metainfo;
 use crate::proto::path::escape;
-use crate::storage::{Folder, Judged, read_torrent_file};
+use crate::storage::{Folder, Judged, Links, read_torrent_file};
 
 /// Where torrents are to be shown.
 pub trait Shelf {
@@ -45,7 +45,7 @@ pub struct Watch {
 impl Watch {
     /// Watches a directory; nothing is looked at yet.
     pub fn new(directory: PathBuf) -> Self {
-        Self { folder: Folder::new(directory), shown: HashMap::new(), refused: HashMap::new() }
+        Self { folder: Folder::new(directory, Links::Followed), shown: HashMap::new(), refused: HashMap::new() }
     }
 
     /// The directory.
@@ -140,7 +140,7 @@ impl Watch {
 
 /// Reads and judges a torrent file.
 fn load(path: &Path) -> Result<(InfoHash, Metainfo), String> {
-    let bytes = read_torrent_file(path).map_err(|error| error.to_string())?;
+    let bytes = read_torrent_file(path, Links::Followed).map_err(|error| error.to_string())?;
     let metainfo = Metainfo::parse(&bytes).map_err(|error| error.to_string())?;
     match metainfo.info_hash {
         Some(torrent) => Ok((torrent, metainfo)),

@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,19 @@ use crate::proto::path::escape;
 #[derive(Debug)]
 pub struct Folder<K> {
     directory: PathBuf,
+    links: Links,
     files: BTreeMap<PathBuf, Known<K>>,
     /// Directories that cannot be read, and have been named.
     unreadable: HashSet<PathBuf>,
+}
+
+/// What becomes of a symlink in place of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// What it leads to counts.
+    Followed,
+    /// It is nothing: others may write where we look, and would have us read what they cannot.
+    LeftOut,
 }
 
 /// One torrent file.
@@ -84,8 +94,8 @@ struct Found {
 
 impl<K> Folder<K> {
     /// Of a directory; nothing is looked at yet.
-    pub fn new(directory: PathBuf) -> Self {
-        Self { directory, files: BTreeMap::new(), unreadable: HashSet::new() }
+    pub fn new(directory: PathBuf, links: Links) -> Self {
+        Self { directory, links, files: BTreeMap::new(), unreadable: HashSet::new() }
     }
 
     /// The directory.
@@ -136,6 +146,11 @@ impl<K> Folder<K> {
         self.files.remove(path);
     }
 
+    /// Whether it was there at the last look, or may have been.
+    pub fn is_known(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
+
     /// Whether that this file makes no sense was said.
     #[cfg(test)]
     pub(crate) fn is_named(&self, path: &Path) -> bool {
@@ -166,10 +181,14 @@ impl<K> Folder<K> {
                     found.folders.insert(path.clone());
                     self.scan(&path, device, depth + 1, found);
                 }
-            } else if is_torrent(&name)
-                && let Some(meta) = fs::metadata(entry.path()).ok().filter(Metadata::is_file)
-            {
-                found.files.insert(path, Stamp::of(&meta));
+            } else if is_torrent(&name) {
+                let meta = match self.links {
+                    Links::Followed => fs::metadata(entry.path()).ok(),
+                    Links::LeftOut => Some(meta),
+                };
+                if let Some(meta) = meta.filter(Metadata::is_file) {
+                    found.files.insert(path, Stamp::of(&meta));
+                }
             }
         }
     }
@@ -246,14 +265,26 @@ impl fmt::Display for Stamp {
     }
 }
 
+/// Opens what is a file and nothing else, and does not wait: what somebody has put in its place may be a pipe.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidInput`] for what is no file.
+pub fn open_regular(path: &Path, links: Links) -> io::Result<File> {
+    let links = if links == Links::LeftOut { libc::O_NOFOLLOW } else { 0 };
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC | links;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let is_file = file.metadata()?.is_file();
+    if is_file { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no regular file")) }
+}
+
 /// The bytes of a torrent file, as many as one may have.
 ///
 /// # Errors
 /// The system's; [`io::ErrorKind::FileTooLarge`] beyond that bound.
-pub fn read_torrent_file(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_torrent_file(path: &Path, links: Links) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more than allowed is enough to see that it is too long.
-    File::open(path)?.take(MAX_TORRENT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    open_regular(path, links)?.take(MAX_TORRENT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_TORRENT_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
@@ -266,3 +297,42 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Bounds of what is looked at (I7).
 const MAX_ENTRIES: usize = 100_000;
 const MAX_DEPTH: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_neither_waited_for_nor_read() {
+        let room = tempfile::tempdir().unwrap();
+        let (file, pipe) = (room.path().join("a.torrent"), room.path().join("pipe.torrent"));
+        fs::write(&file, "content").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for links in [Links::Followed, Links::LeftOut] {
+            assert_eq!(read_torrent_file(&file, links).unwrap(), b"content");
+            for wrong in [&*pipe, room.path()] {
+                let error = read_torrent_file(wrong, links).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn links_are_left_out_where_they_are_not_followed() {
+        let room = tempfile::tempdir().unwrap();
+        let inside = room.path().join("in");
+        fs::create_dir(&inside).unwrap();
+        fs::write(room.path().join("secret"), "content").unwrap();
+        fs::write(inside.join("own.torrent"), "content").unwrap();
+        let link = inside.join("link.torrent");
+        std::os::unix::fs::symlink("../secret", &link).unwrap();
+        for (links, expected) in [(Links::Followed, 2), (Links::LeftOut, 1)] {
+            let mut seen = 0;
+            Folder::new(inside.clone(), links).look(Instant::now(), &mut |_, full, _| {
+                seen += usize::from(read_torrent_file(full, links).is_ok());
+                Judged::Whole(())
+            });
+            assert_eq!((seen, read_torrent_file(&link, links).is_ok()), (expected, expected == 2), "{links:?}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::cli::watching::Watching;
-use crate::storage::{Folder, Judged, Stamp, read_torrent_file};
+use crate::storage::{Folder, Judged, Links, Stamp, read_torrent_file};
 use crate::tracker::index::{FolderFile, Index, IndexError, Upload};
 use crate::tracker::{Lists, Tracker};
 
@@ -76,7 +76,7 @@ impl Taker {
             failed: Vec::new(),
             trouble: None,
         };
-        Ok(Self { folder: Folder::new(path), desk, resting: None, complained: false })
+        Ok(Self { folder: Folder::new(path, Links::LeftOut), desk, resting: None, complained: false })
     }
 
     /// Looks from now on, in a thread of its own.
@@ -143,7 +143,7 @@ impl Desk {
         if self.taken.as_ref().and_then(|taken| taken.get(path)) == Some(&stamp) {
             return Judged::Whole(());
         }
-        let parsed = read_torrent_file(full)
+        let parsed = read_torrent_file(full, Links::LeftOut)
             .map_err(|error| error.to_string())
             .and_then(|bytes| Upload::parse(bytes.into()).map_err(|error| error.to_string()));
         let upload = match parsed {
