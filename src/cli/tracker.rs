@@ -29,7 +29,7 @@ use crate::tracker::{
 };
 
 /// `btfs tracker`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// Something else than to track.

@@ -18,7 +18,7 @@ use crate::tracker::Moved;
 use crate::tracker::index::{Index, Person, Role, TorrentName};
 
 /// What can stand after `btfs tracker` instead of options.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Who may upload to the index
     Token(PeopleArgs),
@@ -35,7 +35,7 @@ pub enum Command {
 }
 
 /// Of tokens and users alike.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct PeopleArgs {
     /// What to do.
     #[command(subcommand)]
@@ -43,7 +43,7 @@ pub struct PeopleArgs {
 }
 
 /// What can be done.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Action {
     /// Make one and print its secret
     Add {
@@ -71,7 +71,7 @@ pub enum Action {
 }
 
 /// Where the database is.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Place {
     /// The tracker's directory [default: as of btfs tracker]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]

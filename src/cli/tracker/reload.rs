@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use super::settings::{Allow, Settings};
 use crate::base::InfoHash;
 use crate::cli::daemon;
 use crate::cli::exit::UsageError;
+use crate::storage::{Links, open_regular};
 use crate::tracker::index::Index;
 use crate::tracker::{Lists, Tracker, set_lists};
 
@@ -27,9 +28,21 @@ pub(super) fn lists(settings: &Settings) -> anyhow::Result<Lists> {
 }
 
 fn read(path: &Path) -> anyhow::Result<HashSet<InfoHash>> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let bytes = read_file(path)?;
     let hashes = Lists::parse(&String::from_utf8_lossy(&bytes));
     hashes.map_err(|error| UsageError(format!("{}: {error}", path.display())).into())
+}
+
+/// What is in a file of options or a list, which is a regular file of some length: nobody waits for what else may lie there.
+pub(super) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = || path.display().to_string();
+    let mut bytes = Vec::new();
+    let file = open_regular(path, Links::Followed).with_context(name)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(name)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(UsageError(format!("{}: more than {MAX_FILE_BYTES} bytes", path.display())).into());
+    }
+    Ok(bytes)
 }
 
 /// Has this count from now on.
@@ -74,17 +87,23 @@ impl<'a> Reloads<'a> {
             // A terminal that is closed says so by the same signal, and is none any more.
             if self.terminal && !has_terminal() {
                 let _ = self.stop.send(true);
-            } else if let Err(error) = self.reload() {
+            } else if let Err(error) = self.reload().await {
                 tracing::error!("nothing is read anew, everything stays as it was: {error:#}");
             }
         }
     }
 
-    /// All of it or nothing. Blocks the thread of this future alone, for milliseconds.
-    fn reload(&mut self) -> anyhow::Result<()> {
-        let fresh = Settings::of(self.args)?;
-        let lists = Arc::new(lists(&fresh)?);
-        set_lists(&self.index, &self.tracker, &lists).context("the index")?;
+    /// All of it or nothing.
+    async fn reload(&mut self) -> anyhow::Result<()> {
+        let (args, index, tracker) = (self.args.clone(), self.index.clone(), self.tracker.clone());
+        // Signals that end us are not kept waiting by a slow disk.
+        let reading = tokio::task::spawn_blocking(move || {
+            let fresh = Settings::of(&args)?;
+            let lists = Arc::new(lists(&fresh)?);
+            set_lists(&index, &tracker, &lists).context("the index")?;
+            anyhow::Ok((fresh, lists))
+        });
+        let (fresh, lists) = reading.await.context("the thread that reads")??;
         set_allow(&self.tracker, fresh.allow);
         let (allowed, denied) = (lists.allow.as_ref().map(HashSet::len), lists.deny.len());
         tracing::info!(allow = fresh.allow.word(), allowed, denied, "read anew");
@@ -101,3 +120,6 @@ impl<'a> Reloads<'a> {
 fn has_terminal() -> bool {
     std::io::stdin().is_terminal() || std::io::stdout().is_terminal() || std::io::stderr().is_terminal()
 }
+
+/// A million info-hashes.
+const MAX_FILE_BYTES: u64 = 64 << 20;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::Args;
+use super::{Args, reload};
 use crate::cli::exit::UsageError;
 use crate::tracker::web::PagesConfig;
 use crate::tracker::{Bounds, Sockets, StoreConfig};
@@ -70,7 +70,7 @@ impl Settings {
     pub(super) fn of(args: &Args) -> anyhow::Result<Self> {
         let mut settings = match &args.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                let text = String::from_utf8(reload::read_file(path)?).with_context(|| path.display().to_string())?;
                 Self::parse(&text).map_err(|error| UsageError(format!("{}: {error}", path.display())))?
             }
             None => Self::default(),

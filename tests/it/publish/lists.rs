@@ -103,3 +103,18 @@ fn a_bad_list_is_an_error_at_the_start() {
         assert!(told.status.code() == Some(status) && error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn a_list_that_is_a_pipe_now_keeps_nobody_waiting() {
+    let room = tempfile::tempdir().unwrap();
+    let room = room.path();
+    std::fs::write(room.join("deny"), hash("never")).unwrap();
+    let mut server = Running::start(room, &["--deny-list", "deny"]);
+    std::fs::remove_file(room.join("deny")).unwrap();
+    assert!(Command::new("mkfifo").arg(room.join("deny")).status().unwrap().success());
+    hang_up(&server);
+    until("it is refused", || log(room).contains("deny: this is no regular file"));
+    assert!(!server.takes("", "never"), "everything stays as it was");
+    assert!(Command::new("kill").arg(server.child.id().to_string()).status().unwrap().success());
+    assert!(server.child.wait().unwrap().success());
+}
