@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use access::{Access, Refusal};
-pub use admission::{admit_known, book_users, keep_access, set_lists};
+pub use admission::{admit_added, admit_known, book_users, keep_access, set_lists};
 pub use crowd::Bounds;
 pub use http::Requester;
 pub use listen::{ListenError, Sockets};

@@ -50,6 +50,8 @@ pub struct Access {
     /// Whether the lists say anything: else nobody has to look at them.
     has_lists: AtomicBool,
     lists: RwLock<Arc<Lists>>,
+    /// Of hybrid torrents each hash and the other one: what is said of one counts for both.
+    twins: RwLock<HashMap<InfoHash, InfoHash>>,
     passkeys: RwLock<HashMap<String, Account>>,
 }
 
@@ -91,6 +93,7 @@ impl Access {
             torrents: (0..SHARDS).map(|_| RwLock::default()).collect(),
             has_lists: AtomicBool::new(false),
             lists: RwLock::default(),
+            twins: RwLock::default(),
             passkeys: RwLock::default(),
         }
     }
@@ -192,7 +195,13 @@ impl Access {
         *self.lists.write().expect("no holder panics") = lists;
     }
 
-    /// Whether the operator lets this torrent in.
+    /// These are the two hashes of one torrent, as peers announce them.
+    pub fn pair(&self, pairs: impl IntoIterator<Item = (InfoHash, InfoHash)>) {
+        let mut twins = self.twins.write().expect("no holder panics");
+        twins.extend(pairs.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]));
+    }
+
+    /// Whether the operator lets this torrent in, by any of the hashes that it is known to have.
     ///
     /// # Errors
     /// [`Refusal::Denied`], [`Refusal::NotAllowed`].
@@ -200,7 +209,8 @@ impl Access {
         if !self.has_lists.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.lists.read().expect("no holder panics").judge(info_hash)
+        let twin = self.twins.read().expect("no holder panics").get(info_hash).copied();
+        self.lists.read().expect("no holder panics").judge_all(std::iter::once(*info_hash).chain(twin))
     }
 
     /// Whether [`list`](Self::list) has named it.
@@ -272,5 +282,16 @@ mod tests {
         taken.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(taken, [("alice".to_owned(), moved(u64::MAX, 5)), ("bob".to_owned(), moved(0, 7))]);
         assert!(access.take_credits().is_empty());
+    }
+
+    #[test]
+    fn what_lists_say_of_one_hash_of_a_hybrid_counts_for_the_other() {
+        let access = Access::open();
+        let [a, b, other] = [1, 2, 3].map(|byte| InfoHash([byte; 20]));
+        access.pair([(a, b)]);
+        access.set_lists(Arc::new(Lists { allow: None, deny: HashSet::from([a]) }));
+        assert_eq!([a, b, other].map(|hash| access.judge_lists(&hash).is_ok()), [false, false, true]);
+        access.set_lists(Arc::new(Lists { allow: Some(HashSet::from([b])), deny: HashSet::new() }));
+        assert_eq!([a, b, other].map(|hash| access.judge_lists(&hash).is_ok()), [true, true, false]);
     }
 }

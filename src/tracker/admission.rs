@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::index::{Changes, Index, IndexError, Role};
+use super::index::{Added, Changes, Index, IndexError, Role};
 use super::{Lists, Tracker};
 
 /// Lets in what the index has, and goes on with it until `shutdown` becomes true or its sender is gone: what another
@@ -44,6 +44,7 @@ pub async fn keep_access(index: Index, tracker: Arc<Tracker>, mut shutdown: watc
 /// # Errors
 /// The database's trouble.
 pub fn admit_known(index: &Index, tracker: &Tracker) -> Result<(), IndexError> {
+    tracker.access.pair(index.hybrids()?);
     index.announced().into_iter().for_each(|hash| tracker.access.list(hash));
     step(index, tracker, &mut HashSet::new())
 }
@@ -53,10 +54,26 @@ pub fn admit_known(index: &Index, tracker: &Tracker) -> Result<(), IndexError> {
 /// # Errors
 /// The database's trouble; then everything is as before.
 pub fn set_lists(index: &Index, tracker: &Tracker, lists: &Arc<Lists>) -> Result<(), IndexError> {
+    tracker.access.pair(index.hybrids()?);
     let changes = index.set_lists(lists.clone())?;
     tracker.access.set_lists(lists.clone());
     follow(tracker, &changes);
     Ok(())
+}
+
+/// Tells the tracker of a torrent that was added to the index.
+pub fn admit_added(index: &Index, tracker: &Tracker, added: &Added) {
+    tracker.access.pair(added.hashes.pair());
+    if !added.shown {
+        return;
+    }
+    for hash in added.hashes.announced() {
+        tracker.access.list(hash);
+        // Other lists may count since it was added.
+        if !index.is_listed(&hash) {
+            tracker.access.unlist(&hash);
+        }
+    }
 }
 
 /// Writes down what users have moved; what cannot be written is kept for the next time. Blocking.
@@ -119,5 +136,28 @@ mod tests {
         assert_eq!(tracker.access.judge_passkey(Some(&passkey)), Err(Refusal::UnknownPasskey));
         stop.send(true).unwrap();
         keeping.await.unwrap();
+    }
+
+    #[test]
+    fn one_hash_of_a_hybrid_in_a_list_is_enough_where_it_was_uploaded() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("index.sqlite");
+        let file = std::fs::read("tests/corpus/torrents/v06-hybrid-single.torrent").unwrap();
+        let tracker = || Tracker::new(StoreConfig::default(), Instant::now(), 1);
+        let (index, first) = (Index::open(&path).unwrap(), tracker());
+        let added = index.add(file.into(), None, SystemTime::now()).unwrap();
+        admit_added(&index, &first, &added);
+        let (a, b) = added.hashes.pair().unwrap();
+        // At the time of the upload, and after a restart.
+        let second = tracker();
+        admit_known(&index, &second).unwrap();
+        for tracker in [first, second, tracker()] {
+            let deny = Lists { allow: None, deny: HashSet::from([a]) };
+            set_lists(&index, &tracker, &Arc::new(deny)).unwrap();
+            assert_eq!([a, b].map(|hash| tracker.access.judge(&hash, None)), [Err(Refusal::Denied); 2]);
+            let allow = Lists { allow: Some(HashSet::from([b])), deny: HashSet::new() };
+            set_lists(&index, &tracker, &Arc::new(allow)).unwrap();
+            assert_eq!([a, b].map(|hash| tracker.access.judge(&hash, None)), [Ok(()); 2]);
+        }
     }
 }

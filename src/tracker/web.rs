@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::error::PageError;
 use super::crowd::Turns;
-use super::index::{Hashes, Index, IndexError, SAMPLE_EVERY};
+use super::index::{Index, IndexError, SAMPLE_EVERY};
 use super::{Bounds, Tracker};
 
 /// How the pages behave.
@@ -157,11 +157,6 @@ impl Site {
             Ok(answer) => answer.map_err(PageError::from),
             Err(_) => Err(PageError::Broken),
         }
-    }
-
-    /// Tells the tracker of a torrent that is listed now.
-    fn list(&self, hashes: &Hashes) {
-        hashes.announced().for_each(|hash| self.tracker().access.list(hash));
     }
 }
 

@@ -1,6 +1,6 @@
 //! `btfs tracker --watch`: what is dropped into a directory is taken into the index.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::cli::watching::Watching;
 use crate::storage::{Folder, Judged, Links, Stamp, read_torrent_file};
 use crate::tracker::index::{FolderFile, Index, IndexError, Upload};
-use crate::tracker::{Lists, Tracker};
+use crate::tracker::{Lists, Tracker, admit_added};
 
 /// Brings files of one directory into the index.
 pub(super) struct Taker {
@@ -39,7 +39,7 @@ struct Desk {
     waiting_bytes: usize,
     /// By which was judged, and what was refused by them.
     lists: Arc<Lists>,
-    refused: Vec<PathBuf>,
+    refused: HashSet<PathBuf>,
     /// Of this look.
     new: usize,
     joined: usize,
@@ -70,7 +70,7 @@ impl Taker {
             waiting: Vec::new(),
             waiting_bytes: 0,
             lists: Arc::default(),
-            refused: Vec::new(),
+            refused: HashSet::new(),
             new: 0,
             joined: 0,
             failed: Vec::new(),
@@ -93,13 +93,14 @@ impl Taker {
         let lists = desk.index.lists();
         if !Arc::ptr_eq(&lists, &std::mem::replace(&mut desk.lists, lists.clone())) {
             // Others may be let in now.
-            desk.refused.drain(..).for_each(|path| folder.forget(&path));
+            desk.refused.drain().for_each(|path| folder.forget(&path));
         }
         let look = match desk.know() {
             Ok(()) => folder.look(now, &mut |path, full, stamp| desk.judge(path, full, stamp)),
             Err(error) => return self.rest(now, &error),
         };
         desk.flush();
+        desk.refused.retain(|path| folder.is_known(path));
         for path in desk.failed.drain(..) {
             folder.forget(&path);
         }
@@ -151,7 +152,7 @@ impl Desk {
             Err(reason) => return Judged::Senseless(format!("not a usable torrent: {reason}")),
         };
         if let Err(refusal) = self.lists.judge_all(upload.hashes().announced()) {
-            self.refused.push(path.to_owned());
+            self.refused.insert(path.to_owned());
             return Judged::Senseless(refusal.to_string());
         }
         self.waiting_bytes += upload.bytes();
@@ -173,7 +174,7 @@ impl Desk {
         match self.index.take(&self.path, &self.uploader, files, SystemTime::now()) {
             Ok(added) => {
                 for added in &added {
-                    added.hashes.announced().for_each(|hash| self.tracker.access.list(hash));
+                    admit_added(&self.index, &self.tracker, added);
                     *(if added.new { &mut self.new } else { &mut self.joined }) += 1;
                 }
                 self.taken.get_or_insert_default().extend(notes);
@@ -192,7 +193,7 @@ impl Desk {
         if folder.whole().count() == taken.len() {
             return Ok(());
         }
-        let there: std::collections::HashSet<_> = folder.whole().map(|(path, ())| path).collect();
+        let there: HashSet<_> = folder.whole().map(|(path, ())| path).collect();
         let gone: Vec<_> = taken.keys().filter(|path| !there.contains(path.as_path())).cloned().collect();
         self.index.forget_taken(&self.path, gone.clone())?;
         gone.iter().for_each(|path| _ = taken.remove(path));
@@ -207,3 +208,77 @@ const MAX_TOGETHER: usize = 64;
 const MAX_TOGETHER_BYTES: usize = 8 << 20;
 /// After trouble with the database.
 const RETRY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::InfoHash;
+    use crate::proto::metainfo::{NewEntry, NewTorrent};
+    use crate::tracker::StoreConfig;
+
+    fn torrent(name: &str) -> (Vec<u8>, InfoHash) {
+        let name = name.as_bytes().to_vec();
+        let entry = NewEntry { path: vec![name.clone()], length: 1, executable: false, target: None };
+        let new = NewTorrent {
+            name,
+            single_file: true,
+            entries: vec![entry],
+            piece_length: 1 << 16,
+            pieces: vec![7; 20],
+            trackers: vec![vec!["http://t.example/a/0123456789abcdef0123456789abcdef/announce".to_owned()]],
+            ..NewTorrent::default()
+        };
+        let (bytes, metainfo) = new.write().unwrap();
+        (bytes, metainfo.info_hash.unwrap())
+    }
+
+    /// A directory `in` of this room, watched.
+    fn taker(room: &Path) -> (Taker, watch::Sender<bool>) {
+        let folder = room.join("in");
+        std::fs::create_dir(&folder).unwrap();
+        let index = Index::open(&room.join("index.sqlite")).unwrap();
+        let tracker = Arc::new(Tracker::new(StoreConfig::default(), Instant::now(), 1));
+        let (stop, stopped) = watch::channel(false);
+        (Taker::new(&folder, index, tracker, stopped).unwrap(), stop)
+    }
+
+    fn denying(hash: InfoHash) -> Arc<Lists> {
+        Arc::new(Lists { allow: None, deny: HashSet::from([hash]) })
+    }
+
+    #[test]
+    fn what_is_denied_between_judging_and_taking_is_not_listed() {
+        let room = tempfile::tempdir().unwrap();
+        let (mut taker, _stop) = taker(room.path());
+        let (bytes, hash) = torrent("a");
+        let full = room.path().join("in/a.torrent");
+        std::fs::write(&full, bytes).unwrap();
+        let Taker { folder, desk, .. } = &mut taker;
+        folder.look(Instant::now(), &mut |path, full, stamp| desk.judge(path, full, stamp));
+        assert_eq!(desk.waiting.len(), 1);
+        crate::tracker::set_lists(&desk.index, &desk.tracker, &denying(hash)).unwrap();
+        desk.flush();
+        assert!(!desk.tracker.access.is_listed(&hash) && !desk.index.is_listed(&hash));
+        crate::tracker::set_lists(&desk.index, &desk.tracker, &Arc::default()).unwrap();
+        assert!(desk.tracker.access.is_listed(&hash), "it was kept");
+    }
+
+    #[test]
+    fn what_was_refused_is_remembered_once_and_as_long_as_it_is_there() {
+        let room = tempfile::tempdir().unwrap();
+        let (mut taker, _stop) = taker(room.path());
+        let (bytes, hash) = torrent("a");
+        taker.desk.index.set_lists(denying(hash)).unwrap();
+        let full = room.path().join("in/a.torrent");
+        for _ in 0..3 {
+            // Another file each time: judged anew.
+            std::fs::write(room.path().join("fresh"), &bytes).unwrap();
+            std::fs::rename(room.path().join("fresh"), &full).unwrap();
+            taker.look(Instant::now());
+            assert_eq!(taker.desk.refused.len(), 1);
+        }
+        std::fs::remove_file(&full).unwrap();
+        taker.look(Instant::now());
+        assert!(taker.desk.refused.is_empty());
+    }
+}

@@ -59,6 +59,12 @@ impl Hashes {
         self.v1.into_iter().chain(short)
     }
 
+    /// Both of a hybrid torrent.
+    pub fn pair(&self) -> Option<(InfoHash, InfoHash)> {
+        let mut announced = self.announced();
+        Some((announced.next()?, announced.next()?))
+    }
+
     /// Both swarms of the torrent together, as the tracker knows them.
     pub fn health(&self, store: &Store) -> Health {
         self.announced().map(|hash| Health::of(store, &hash)).fold(Health::default(), Health::add)
@@ -82,10 +88,11 @@ impl Catalog {
         Self { lists, ..Self::default() }
     }
 
-    pub(super) fn add(&mut self, torrent: Listed) {
+    /// Whether it is shown.
+    pub(super) fn add(&mut self, torrent: Listed) -> bool {
         if self.lists.judge_all(torrent.hashes.announced()).is_err() {
             self.hidden.insert(torrent.id);
-            return;
+            return false;
         }
         for hash in torrent.hashes.announced() {
             self.by_hash.insert(hash, torrent.id);
@@ -94,6 +101,7 @@ impl Catalog {
             Ok(at) => self.torrents[at] = torrent,
             Err(at) => self.torrents.insert(at, torrent),
         }
+        true
     }
 
     pub(super) fn remove(&mut self, id: i64) {

@@ -62,8 +62,8 @@ impl Index {
         })?;
         Ok(self.change_catalog(|catalog| {
             let list = |(new, listed)| {
-                catalog.add(listed);
-                Added { hashes: listed.hashes, new, warnings: Vec::new() }
+                let shown = catalog.add(listed);
+                Added { hashes: listed.hashes, new, shown, warnings: Vec::new() }
             };
             taken.into_iter().map(list).collect()
         }))

@@ -22,6 +22,8 @@ pub struct Added {
     pub hashes: Hashes,
     /// It was not there before. Else its trackers and web seeds were joined to those that are known.
     pub new: bool,
+    /// It is listed: the lists that count now let it in.
+    pub shown: bool,
     /// What is odd about the file, a line each.
     pub warnings: Vec<String>,
 }
@@ -55,8 +57,8 @@ impl Index {
         let warnings = std::mem::take(&mut upload.warnings);
         let (uploader, added) = (uploader.map(str::to_owned), unix(now));
         let (new, listed) = self.write(move |connection| upload.add(connection, uploader.as_deref(), added))?;
-        self.change_catalog(|catalog| catalog.add(listed));
-        Ok(Added { hashes: listed.hashes, new, warnings })
+        let shown = self.change_catalog(|catalog| catalog.add(listed));
+        Ok(Added { hashes: listed.hashes, new, shown, warnings })
     }
 
     /// Everything of one torrent; `None`: it is not listed.
@@ -152,6 +154,19 @@ impl Index {
                 let new = catalog.announced();
                 Changes { come: new.difference(&old).copied().collect(), gone: old.difference(&new).copied().collect() }
             }))
+        })
+    }
+
+    /// Both info-hashes of each hybrid torrent, as peers announce them, whether it is shown or not.
+    ///
+    /// # Errors
+    /// The database's trouble.
+    pub fn hybrids(&self) -> Result<Vec<(InfoHash, InfoHash)>, IndexError> {
+        self.read(|connection| {
+            let sql = "SELECT hash_v1, hash_v2 FROM torrents WHERE hash_v1 IS NOT NULL AND hash_v2 IS NOT NULL";
+            let mut statement = connection.prepare_cached(sql)?;
+            let all = statement.query_map([], |row| hashes(row, 0))?;
+            Ok(all.filter_map(|hashes| hashes.map(|hashes| hashes.pair()).transpose()).collect::<Result<_, _>>()?)
         })
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn any(State(site): SiteState, Extension(authority): Extension<
         "json" => json,
         _ => return Err(PageError::NotFound),
     };
-    if site.index().lists().deny.contains(&hash.announced()) {
+    if site.tracker().access.judge_lists(&hash.announced()) == Err(Refusal::Denied) {
         return Err(Refusal::Denied.into());
     }
     let notice = notice(uri.query().unwrap_or_default());

@@ -27,8 +27,8 @@ use super::view;
 use super::{PATIENCE, Shown, Site, SiteState};
 use crate::base::size;
 use crate::proto::metainfo::MAX_TORRENT_BYTES;
-use crate::tracker::Requester;
 use crate::tracker::index::Added;
+use crate::tracker::{Requester, admit_added};
 
 #[derive(Template)]
 #[template(path = "upload.html", config = "src/tracker/web/askama.toml")]
@@ -247,7 +247,7 @@ async fn add(site: &Site, file: Bytes, uploader: Option<String>, turn: Turn) -> 
     let adding = move || {
         let _turn = turn;
         let added = site.index().add(file, uploader.as_deref(), SystemTime::now())?;
-        site.list(&added.hashes);
+        admit_added(site.index(), site.tracker(), &added);
         Ok(added)
     };
     tokio::task::spawn_blocking(adding).await.map_err(|_| PageError::Broken)?
