@@ -29,7 +29,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use access::{Access, Refusal};
+pub use access::{Access, BETRAYS_A_PASSKEY, Refusal};
 pub use admission::{admit_added, admit_known, book_users, keep_access, set_lists};
 pub use crowd::Bounds;
 pub use http::Requester;

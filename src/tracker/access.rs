@@ -41,6 +41,10 @@ impl Refusal {
     }
 }
 
+/// Why a torrent is not taken whose trackers' URLs tell a user's passkey.
+pub const BETRAYS_A_PASSKEY: &str =
+    "the passkey of a user of this tracker stands in this file, and everybody would see it: announce without one";
+
 /// Which torrents and which peers are let in. At first everybody, with anything.
 #[derive(Debug)]
 pub struct Access {
@@ -189,6 +193,15 @@ impl Access {
         if known { Ok(()) } else { Err(Refusal::UnknownPasskey) }
     }
 
+    /// Whether somebody's passkey stands in this text, between signs that none consists of: whoever reads it has it.
+    pub fn betrays_a_passkey(&self, text: &[u8]) -> bool {
+        let passkeys = self.passkeys.read().expect("no holder panics");
+        let Some(longest) = passkeys.keys().map(String::len).max() else { return false };
+        let mut words =
+            text.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| (1..=longest).contains(&word.len()));
+        words.any(|word| std::str::from_utf8(word).is_ok_and(|word| passkeys.contains_key(word)))
+    }
+
     /// Which torrents the operator lets in at all; beside the other rules.
     pub fn set_lists(&self, lists: Arc<Lists>) {
         self.has_lists.store(!lists.is_empty(), Ordering::Release);
@@ -293,5 +306,18 @@ mod tests {
         assert_eq!([a, b, other].map(|hash| access.judge_lists(&hash).is_ok()), [false, false, true]);
         access.set_lists(Arc::new(Lists { allow: Some(HashSet::from([b])), deny: HashSet::new() }));
         assert_eq!([a, b, other].map(|hash| access.judge_lists(&hash).is_ok()), [true, true, false]);
+    }
+
+    #[test]
+    fn a_passkey_is_found_wherever_it_stands_and_only_a_whole_one() {
+        let access = Access::open();
+        assert!(!access.betrays_a_passkey(b"alice1"));
+        ["alice1", "bob"].into_iter().for_each(|passkey| access.admit(passkey));
+        for text in ["http://t/alice1/announce", "30:http://t/a?passkey=bob&x=1", "bob", "udp://t/\0alice1\u{e9}"] {
+            assert!(access.betrays_a_passkey(text.as_bytes()), "{text}");
+        }
+        for text in ["", "http://t/alice/announce", "http://t/alice12/announce", "xbob", "Bob", "carol"] {
+            assert!(!access.betrays_a_passkey(text.as_bytes()), "{text}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::cli::watching::Watching;
 use crate::storage::{Folder, Judged, Links, Stamp, read_torrent_file};
 use crate::tracker::index::{FolderFile, Index, IndexError, Upload};
-use crate::tracker::{Lists, Tracker, admit_added};
+use crate::tracker::{BETRAYS_A_PASSKEY, Lists, Tracker, admit_added};
 
 /// Brings files of one directory into the index.
 pub(super) struct Taker {
@@ -151,11 +151,14 @@ impl Desk {
             Ok(upload) => upload,
             Err(reason) => return Judged::Senseless(format!("not a usable torrent: {reason}")),
         };
+        if self.tracker.access.betrays_a_passkey(upload.bytes()) {
+            return Judged::Senseless(BETRAYS_A_PASSKEY.to_owned());
+        }
         if let Err(refusal) = self.lists.judge_all(upload.hashes().announced()) {
             self.refused.insert(path.to_owned());
             return Judged::Senseless(refusal.to_string());
         }
-        self.waiting_bytes += upload.bytes();
+        self.waiting_bytes += upload.bytes().len();
         self.waiting.push(FolderFile { path: path.to_owned(), stamp, upload });
         if self.waiting.len() >= MAX_TOGETHER || self.waiting_bytes >= MAX_TOGETHER_BYTES {
             self.flush();
@@ -280,5 +283,21 @@ mod tests {
         std::fs::remove_file(&full).unwrap();
         taker.look(Instant::now());
         assert!(taker.desk.refused.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_tells_a_users_passkey_is_left_alone() {
+        let room = tempfile::tempdir().unwrap();
+        let (mut taker, _stop) = taker(room.path());
+        taker.desk.tracker.access.admit("0123456789abcdef0123456789abcdef");
+        let (bytes, hash) = torrent("a");
+        let full = room.path().join("in/a.torrent");
+        std::fs::write(&full, bytes).unwrap();
+        taker.look(Instant::now());
+        assert!(!taker.desk.index.is_listed(&hash));
+        taker.desk.tracker.access.expel("0123456789abcdef0123456789abcdef");
+        taker.folder.forget(Path::new("a.torrent"));
+        taker.look(Instant::now());
+        assert!(taker.desk.index.is_listed(&hash));
     }
 }

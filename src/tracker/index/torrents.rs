@@ -240,9 +240,9 @@ impl Upload {
         &self.hashes
     }
 
-    /// Bytes of the file.
-    pub fn bytes(&self) -> usize {
-        self.file.len()
+    /// The file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.file
     }
 
     /// Adds it, or joins it to what is there; whether it is new.

@@ -28,7 +28,7 @@ use super::{PATIENCE, Shown, Site, SiteState};
 use crate::base::size;
 use crate::proto::metainfo::MAX_TORRENT_BYTES;
 use crate::tracker::index::Added;
-use crate::tracker::{Requester, admit_added};
+use crate::tracker::{BETRAYS_A_PASSKEY, Requester, admit_added};
 
 #[derive(Template)]
 #[template(path = "upload.html", config = "src/tracker/web/askama.toml")]
@@ -246,6 +246,9 @@ async fn add(site: &Site, file: Bytes, uploader: Option<String>, turn: Turn) -> 
     let site = site.clone();
     let adding = move || {
         let _turn = turn;
+        if site.tracker().access.betrays_a_passkey(&file) {
+            return Err(PageError::Bad(BETRAYS_A_PASSKEY.to_owned()));
+        }
         let added = site.index().add(file, uploader.as_deref(), SystemTime::now())?;
         admit_added(site.index(), site.tracker(), &added);
         Ok(added)

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use btfs::proto::metainfo::MAX_TORRENT_BYTES;
+use btfs::tracker::index::Role;
 use btfs::tracker::web::PagesConfig;
 use btfs::tracker::{Bounds, Requester};
 use tower::ServiceExt;
@@ -253,6 +255,25 @@ async fn a_form_that_does_not_end_is_not_read_for_ever() {
     let answer = stream_form(&site, parts, &[("content-length", "100000000000")]).await;
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!((taken.load(Ordering::Relaxed), &answer.headers["connection"]), (0, &"close".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn a_torrent_that_tells_a_users_passkey_is_refused() {
+    let site = Site::new();
+    let passkey = site.index.add_person(Role::User, "bob", SystemTime::now()).unwrap();
+    btfs::tracker::admit_known(&site.index, &site.tracker).unwrap();
+    let url = format!("http://t.example/{passkey}/announce");
+    for trackers in [&[&*url][..], &["http://t.example/announce", &*url]] {
+        let torrent = Torrent { trackers, ..named("film") }.bytes();
+        let answer = site.publish(&site.token, torrent.clone()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+        assert!(answer.text().contains("passkey of a user"), "{}", answer.text());
+        let parts = [("token", None, site.token.as_bytes()), ("file", Some("f"), &torrent[..])];
+        assert_eq!(submit(&site, &parts).await.status, StatusCode::BAD_REQUEST);
+    }
+    assert!(site.index.is_empty());
+    let other = Torrent { trackers: &["http://t.example/0123456789abcdef0123456789abcdef/announce"], ..named("film") };
+    assert_eq!(site.publish(&site.token, other.bytes()).await.status, StatusCode::CREATED);
 }
 
 async fn stream_form(site: &Site, parts: Parts, headers: &[(&str, &str)]) -> Answer {
