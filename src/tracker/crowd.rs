@@ -133,6 +133,7 @@ impl Guest {
 /// Turns of addresses at something that takes memory and time.
 #[derive(Debug)]
 pub(super) struct Turns {
+    /// Of one address; 0: no bound.
     most: usize,
     bounds: Bounds,
     held: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
@@ -144,16 +145,30 @@ impl Turns {
         Self { most: bounds.uploads, bounds, held: Mutex::default() }
     }
 
+    /// At answers that are long, by the KiB.
+    pub(super) fn at_answers(bounds: Bounds, most: usize) -> Self {
+        Self { most, bounds, held: Mutex::default() }
+    }
+
     /// Waits for a turn, which ends when it is dropped; `None`: the address is not bound.
     pub(super) async fn wait(&self, ip: IpAddr) -> Option<OwnedSemaphorePermit> {
+        self.of(ip)?.acquire_owned().await.ok()
+    }
+
+    /// So many turns at once, or all where that is more: `Some(None)` when the address is not bound, `None` when too many of
+    /// its turns are taken.
+    pub(super) fn take(&self, ip: IpAddr, turns: u32) -> Option<Option<OwnedSemaphorePermit>> {
+        let Some(own) = self.of(ip) else { return Some(None) };
+        let turns = turns.min(u32::try_from(self.most).unwrap_or(u32::MAX));
+        own.try_acquire_many_owned(turns).ok().map(Some)
+    }
+
+    fn of(&self, ip: IpAddr) -> Option<Arc<Semaphore>> {
         let key = self.bounds.key(ip).filter(|_| self.most > 0)?;
-        let own = {
-            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            // Nobody holds or awaits a turn of those that only this map has.
-            held.retain(|_, turns| Arc::strong_count(turns) > 1);
-            held.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.most))).clone()
-        };
-        own.acquire_owned().await.ok()
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody holds or awaits a turn of those that only this map has.
+        held.retain(|_, turns| Arc::strong_count(turns) > 1);
+        Some(held.entry(key).or_insert_with(|| Arc::new(Semaphore::new(self.most))).clone())
     }
 }
 

@@ -64,8 +64,8 @@ struct Shared {
     turns: Turns,
     /// Pages of long torrents at a time, likewise.
     long: Arc<Semaphore>,
-    /// KiB of long answers that are under way.
-    room: Arc<Semaphore>,
+    /// Of long answers that are under way.
+    room: answers::Room,
 }
 
 /// The pages of an index, for the tracker's HTTP server.
@@ -101,11 +101,11 @@ impl Site {
             index,
             tracker,
             turns: Turns::at_uploads(config.bounds.clone()),
+            room: answers::Room::new(config.bounds.clone()),
             config,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             long: Arc::new(Semaphore::new(1)),
-            room: Arc::new(Semaphore::new(MAX_ANSWERS_KIB as usize)),
         };
         Self(Arc::new(shared))
     }
@@ -171,8 +171,6 @@ type SiteState = State<Site>;
 
 const MAX_QUESTIONS: usize = 8;
 const MAX_UPLOADS: usize = 3;
-/// 256 MiB: the longest torrents four times, all others often enough.
-const MAX_ANSWERS_KIB: u32 = 256 << 10;
 /// Whoever waits longer for his turn is told to come again.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -23,10 +23,11 @@ pub(super) async fn guard(State(site): State<Site>, mut request: Request, next: 
     // A program is told in its own language.
     let for_program = request.uri().path().starts_with("/api/");
     let refuse = |error| if for_program { JsonError(error).into_response() } else { error.into_response() };
+    let requester = request.extensions().get().copied();
     let mut response = match admitted(&site.0.config, &request) {
         Ok(authority) => {
             request.extensions_mut().insert(authority);
-            answers::within(&site.0.room, next.run(request).await).unwrap_or_else(|| refuse(PageError::Busy))
+            answers::within(&site.0.room, requester, next.run(request).await).unwrap_or_else(|| refuse(PageError::Busy))
         }
         Err(refusal) => refuse(refusal),
     };

@@ -2,6 +2,8 @@
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
+use btfs::tracker::web::PagesConfig;
+use btfs::tracker::{Bounds, Requester};
 use tower::ServiceExt;
 
 use super::Site;
@@ -41,4 +43,35 @@ async fn long_answers_wait_for_their_readers_within_a_bound() {
     assert_eq!(site.get("/").await.status, StatusCode::OK);
     kept.pop();
     assert_eq!(ask().await.status(), StatusCode::OK, "one was read");
+}
+
+#[tokio::test]
+async fn one_address_has_a_quarter_of_the_room() {
+    let site = Site::with(PagesConfig { bounds: Bounds::usual(), ..PagesConfig::default() });
+    site.add(&long());
+    let path = format!("/torrent/{}.torrent", long().info_hash());
+    let ask = async |ip: &str| {
+        let mut request = Request::get(&path).header("host", "127.0.0.1").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Requester(ip.parse().unwrap()));
+        site.router.clone().oneshot(request).await.unwrap()
+    };
+    let mut kept = Vec::new();
+    for (ip, expected) in [
+        ("192.0.2.1", StatusCode::OK),
+        ("192.0.2.1", StatusCode::OK),
+        ("192.0.2.1", StatusCode::SERVICE_UNAVAILABLE),
+        ("192.0.2.2", StatusCode::OK),
+        ("2001:db8::1", StatusCode::OK),
+        ("2001:db8::2", StatusCode::OK),
+        ("2001:db8::3", StatusCode::SERVICE_UNAVAILABLE),
+        ("127.0.0.1", StatusCode::OK),
+        ("127.0.0.1", StatusCode::OK),
+        ("127.0.0.1", StatusCode::OK),
+    ] {
+        let answer = ask(ip).await;
+        assert_eq!(answer.status(), expected, "{ip}");
+        kept.push(answer);
+    }
+    kept.remove(0);
+    assert_eq!(ask("192.0.2.1").await.status(), StatusCode::OK, "one was read");
 }
