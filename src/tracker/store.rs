@@ -210,6 +210,7 @@ impl Store {
         let said = Said {
             now: self.seconds(now),
             expiry: self.expiry(),
+            interval: u32::try_from(self.config.interval.as_secs()).unwrap_or(u32::MAX),
             complete: announce.complete,
             event: announce.event,
             wanted: announce.wanted.min(MAX_WANTED),

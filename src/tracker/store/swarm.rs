@@ -15,6 +15,8 @@ use super::Event;
 pub(super) struct Said {
     pub(super) now: u32,
     pub(super) expiry: u32,
+    /// Seconds from one announce to the next, as peers are told.
+    pub(super) interval: u32,
     pub(super) complete: bool,
     pub(super) event: Event,
     pub(super) wanted: usize,
@@ -96,7 +98,10 @@ impl<const N: usize> Swarm<N> {
             // Somebody we have forgotten: what of it was counted before nobody knows.
             None => 0,
         };
-        let plausible = |bytes: u64| if bytes > MAX_STEP_BYTES { 0 } else { bytes };
+        // Of a beginning nobody knows how long ago it was.
+        let seconds = before.map_or(said.interval, |peer| said.now.saturating_sub(peer.heard));
+        let most = u64::from(seconds) * MAX_BYTES_PER_SECOND + ALLOWANCE_BYTES;
+        let plausible = |bytes: u64| if bytes > most { 0 } else { bytes };
         let booked = Booked {
             // Counted once a peer, however often it says so, and of those who lack something not at all.
             completed: said.event == Event::Completed && said.complete && !was_seed,
@@ -298,5 +303,7 @@ const _: () = assert!(size_of::<Peer<6>>() == 28 && size_of::<Peer<18>>() == 40)
 
 /// Longer lists have an index.
 const INDEXED_FROM: usize = 24;
-/// What somebody says he has moved since his last announce; more is not believed (16 TiB: an hour at 40 Gbit/s).
-const MAX_STEP_BYTES: u64 = 16 << 40;
+/// What somebody says he has moved since his last announce; more is not believed: 40 Gbit/s.
+const MAX_BYTES_PER_SECOND: u64 = 5_000_000_000;
+/// And so much without a second in between, as seconds are whole.
+const ALLOWANCE_BYTES: u64 = 64 << 20;

@@ -156,6 +156,32 @@ fn bytes_are_counted_by_what_was_added_since() {
 }
 
 #[test]
+fn nobody_has_moved_more_than_his_time_allows() {
+    let begin = Instant::now();
+    let store = Store::new(config(), begin);
+    let say = |seconds, event, uploaded| {
+        let one = Announce { event, uploaded, ..announce("10.0.0.1:1", false) };
+        told(&store, begin + Duration::from_secs(seconds), &one).0.uploaded
+    };
+    let second = 5_000_000_000;
+    let interval = config().interval.as_secs();
+    assert_eq!(say(0, Event::Started, (interval + 1) * second), 0, "an interval's worth at most");
+    assert_eq!(say(0, Event::Stopped, 0), 0);
+    assert_eq!(say(0, Event::Started, interval * second), interval * second);
+    // Below what it was, again and again, without wait.
+    let mut sum = interval * second;
+    for less in 1..100 {
+        assert_eq!(say(0, Event::Regular, interval * second - less), sum);
+    }
+    assert_eq!(say(10, Event::Regular, second), sum + second, "begun anew");
+    sum += second;
+    assert_eq!(say(20, Event::Regular, 11 * second), sum + 10 * second);
+    sum += 10 * second;
+    assert_eq!(say(30, Event::Regular, 22 * second), sum, "eleven in ten");
+    assert_eq!(say(30, Event::Regular, 22 * second + 1000), sum + 1000, "seconds are whole");
+}
+
+#[test]
 fn full_stores_refuse_torrents_and_replace_peers() {
     let now = Instant::now();
     let store = Store::new(StoreConfig { max_torrents: 1, max_peers: 3, ..config() }, now);
