@@ -19,7 +19,7 @@ mod verify;
 
 pub use budget::{CacheLimits, CacheUsage, MinFree, Room};
 pub use cache_dir::{CacheDir, Removed, SlotStatus};
-pub use folder::{Folder, Judged, Links, Look, Stamp, open_regular, read_torrent_file};
+pub use folder::{Folder, Judged, Links, Look, Stamp, open_regular, read_torrent_file, read_torrent_file_below};
 pub use pool::{DiskPool, Lane};
 pub use resume::{Claims, claims};
 pub use store::{Adopt, Destination, Guard, Loan, Moved, OpenedStore, Run, Store, StoreStatus, TorrentFiles};

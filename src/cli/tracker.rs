@@ -62,7 +62,7 @@ pub struct Args {
     pub deny_list: Option<PathBuf>,
     /// Take .torrent files that lie or come in this directory, or below it, into the index, as if its name had uploaded
     /// them; each once, and again when it was written anew. Removing a file does not remove the torrent (btfs tracker
-    /// remove does); names that begin with a dot are left out; repeatable
+    /// remove does); names that begin with a dot are left out, and symlinks; repeatable
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub watch: Vec<PathBuf>,
     /// Believe this reverse proxy, or this network of them, for whom it asks (X-Forwarded-For); repeatable

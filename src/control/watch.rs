@@ -140,7 +140,7 @@ impl Watch {
 
 /// Reads and judges a torrent file.
 fn load(path: &Path) -> Result<(InfoHash, Metainfo), String> {
-    let bytes = read_torrent_file(path, Links::Followed).map_err(|error| error.to_string())?;
+    let bytes = read_torrent_file(path).map_err(|error| error.to_string())?;
     let metainfo = Metainfo::parse(&bytes).map_err(|error| error.to_string())?;
     match metainfo.info_hash {
         Some(torrent) => Ok((torrent, metainfo)),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::proto::metainfo::MAX_TORRENT_BYTES;
 use crate::proto::path::escape;
+use crate::storage::sys::{Open, open_at};
 
 /// What is known of a watched directory; of each file that makes sense a `K`. All paths but its own are relative to it.
 #[derive(Debug)]
@@ -269,10 +270,23 @@ impl fmt::Display for Stamp {
 ///
 /// # Errors
 /// The system's; [`io::ErrorKind::InvalidInput`] for what is no file.
-pub fn open_regular(path: &Path, links: Links) -> io::Result<File> {
-    let links = if links == Links::LeftOut { libc::O_NOFOLLOW } else { 0 };
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC | links;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    only_regular(OpenOptions::new().read(true).custom_flags(flags).open(path)?)
+}
+
+/// The same of a file below a directory, where no symlink leads on the way to it.
+fn open_below(directory: &Path, path: &Path) -> io::Result<File> {
+    let mut place = File::open(directory)?;
+    let mut names = path.iter().peekable();
+    while let Some(name) = names.next() {
+        let how = if names.peek().is_some() { Open::Directory } else { Open::Read };
+        place = open_at(&place, name, how)?;
+    }
+    only_regular(place)
+}
+
+fn only_regular(file: File) -> io::Result<File> {
     let is_file = file.metadata()?.is_file();
     if is_file { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no regular file")) }
 }
@@ -280,11 +294,23 @@ pub fn open_regular(path: &Path, links: Links) -> io::Result<File> {
 /// The bytes of a torrent file, as many as one may have.
 ///
 /// # Errors
-/// The system's; [`io::ErrorKind::FileTooLarge`] beyond that bound.
-pub fn read_torrent_file(path: &Path, links: Links) -> io::Result<Vec<u8>> {
+/// The system's; [`io::ErrorKind::InvalidInput`] for what is no file, [`io::ErrorKind::FileTooLarge`] beyond that bound.
+pub fn read_torrent_file(path: &Path) -> io::Result<Vec<u8>> {
+    torrent_bytes(open_regular(path)?)
+}
+
+/// The same of a path in a directory, below which no symlink is followed.
+///
+/// # Errors
+/// As [`read_torrent_file`].
+pub fn read_torrent_file_below(directory: &Path, path: &Path) -> io::Result<Vec<u8>> {
+    torrent_bytes(open_below(directory, path)?)
+}
+
+fn torrent_bytes(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One byte more than allowed is enough to see that it is too long.
-    open_regular(path, links)?.take(MAX_TORRENT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(MAX_TORRENT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_TORRENT_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
@@ -302,16 +328,25 @@ const MAX_DEPTH: usize = 16;
 mod tests {
     use super::*;
 
+    fn read(directory: &Path, path: &Path, links: Links) -> io::Result<Vec<u8>> {
+        match links {
+            Links::Followed => read_torrent_file(&directory.join(path)),
+            Links::LeftOut => read_torrent_file_below(directory, path),
+        }
+    }
+
     #[test]
     fn what_is_no_file_is_neither_waited_for_nor_read() {
         let room = tempfile::tempdir().unwrap();
-        let (file, pipe) = (room.path().join("a.torrent"), room.path().join("pipe.torrent"));
-        fs::write(&file, "content").unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let room = room.path();
+        fs::create_dir(room.join("below")).unwrap();
+        fs::write(room.join("below/a.torrent"), "content").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(room.join("pipe.torrent")).status().unwrap().success());
         for links in [Links::Followed, Links::LeftOut] {
-            assert_eq!(read_torrent_file(&file, links).unwrap(), b"content");
-            for wrong in [&*pipe, room.path()] {
-                let error = read_torrent_file(wrong, links).unwrap_err();
+            let read = |path: &str| read(room, Path::new(path), links);
+            assert_eq!(read("below/a.torrent").unwrap(), b"content");
+            for wrong in ["pipe.torrent", "below", ""] {
+                let error = read(wrong).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
             }
         }
@@ -321,18 +356,24 @@ mod tests {
     fn links_are_left_out_where_they_are_not_followed() {
         let room = tempfile::tempdir().unwrap();
         let inside = room.path().join("in");
-        fs::create_dir(&inside).unwrap();
-        fs::write(room.path().join("secret"), "content").unwrap();
-        fs::write(inside.join("own.torrent"), "content").unwrap();
-        let link = inside.join("link.torrent");
-        std::os::unix::fs::symlink("../secret", &link).unwrap();
+        fs::create_dir_all(inside.join("below")).unwrap();
+        fs::create_dir(room.path().join("out")).unwrap();
+        fs::write(room.path().join("out/secret.torrent"), "content").unwrap();
+        fs::write(inside.join("below/own.torrent"), "content").unwrap();
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, inside.join(name)).unwrap();
+        link("../out/secret.torrent", "link.torrent");
+        link("../out", "directory");
         for (links, expected) in [(Links::Followed, 2), (Links::LeftOut, 1)] {
             let mut seen = 0;
-            Folder::new(inside.clone(), links).look(Instant::now(), &mut |_, full, _| {
-                seen += usize::from(read_torrent_file(full, links).is_ok());
+            Folder::new(inside.clone(), links).look(Instant::now(), &mut |path, _, _| {
+                seen += usize::from(read(&inside, path, links).is_ok());
                 Judged::Whole(())
             });
-            assert_eq!((seen, read_torrent_file(&link, links).is_ok()), (expected, expected == 2), "{links:?}");
+            assert_eq!(seen, expected, "{links:?}");
+            for through in ["link.torrent", "directory/secret.torrent"] {
+                let read = read(&inside, Path::new(through), links);
+                assert_eq!(read.is_ok(), links == Links::Followed, "{through}");
+            }
         }
     }
 }

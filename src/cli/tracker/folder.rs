@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::cli::watching::Watching;
-use crate::storage::{Folder, Judged, Links, Stamp, read_torrent_file};
+use crate::storage::{Folder, Judged, Links, Stamp, read_torrent_file_below};
 use crate::tracker::index::{FolderFile, Index, IndexError, Upload};
 use crate::tracker::{BETRAYS_A_PASSKEY, Lists, Tracker, admit_added};
 
@@ -96,7 +96,7 @@ impl Taker {
             desk.refused.drain().for_each(|path| folder.forget(&path));
         }
         let look = match desk.know() {
-            Ok(()) => folder.look(now, &mut |path, full, stamp| desk.judge(path, full, stamp)),
+            Ok(()) => folder.look(now, &mut |path, _, stamp| desk.judge(path, stamp)),
             Err(error) => return self.rest(now, &error),
         };
         desk.flush();
@@ -136,7 +136,7 @@ impl Desk {
         Ok(())
     }
 
-    fn judge(&mut self, path: &Path, full: &Path, stamp: Stamp) -> Judged<()> {
+    fn judge(&mut self, path: &Path, stamp: Stamp) -> Judged<()> {
         if self.trouble.is_some() || *self.stopped.borrow() {
             return Judged::Later;
         }
@@ -144,7 +144,7 @@ impl Desk {
         if self.taken.as_ref().and_then(|taken| taken.get(path)) == Some(&stamp) {
             return Judged::Whole(());
         }
-        let parsed = read_torrent_file(full, Links::LeftOut)
+        let parsed = read_torrent_file_below(&self.path, path)
             .map_err(|error| error.to_string())
             .and_then(|bytes| Upload::parse(bytes.into()).map_err(|error| error.to_string()));
         let upload = match parsed {
@@ -257,7 +257,7 @@ mod tests {
         let full = room.path().join("in/a.torrent");
         std::fs::write(&full, bytes).unwrap();
         let Taker { folder, desk, .. } = &mut taker;
-        folder.look(Instant::now(), &mut |path, full, stamp| desk.judge(path, full, stamp));
+        folder.look(Instant::now(), &mut |path, _, stamp| desk.judge(path, stamp));
         assert_eq!(desk.waiting.len(), 1);
         crate::tracker::set_lists(&desk.index, &desk.tracker, &denying(hash)).unwrap();
         desk.flush();

@@ -15,7 +15,7 @@ use super::settings::{Allow, Settings};
 use crate::base::InfoHash;
 use crate::cli::daemon;
 use crate::cli::exit::UsageError;
-use crate::storage::{Links, open_regular};
+use crate::storage::open_regular;
 use crate::tracker::index::Index;
 use crate::tracker::{Lists, Tracker, set_lists};
 
@@ -37,7 +37,7 @@ fn read(path: &Path) -> anyhow::Result<HashSet<InfoHash>> {
 pub(super) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     let name = || path.display().to_string();
     let mut bytes = Vec::new();
-    let file = open_regular(path, Links::Followed).with_context(name)?;
+    let file = open_regular(path).with_context(name)?;
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(name)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(UsageError(format!("{}: more than {MAX_FILE_BYTES} bytes", path.display())).into());
