@@ -38,6 +38,8 @@ pub(crate) struct Wanted {
     pub class: Class,
     /// Blocks that nobody was asked for.
     pub free: usize,
+    /// Pieces that its reader wants before it.
+    pub ahead: u32,
 }
 
 impl Demand {
@@ -84,11 +86,6 @@ impl Demand {
     /// Pieces with something to ask, most urgent first.
     pub(crate) fn open(&self) -> impl Iterator<Item = Wanted> + '_ {
         self.open.iter().map(|&rank| self.order[rank as usize])
-    }
-
-    /// Whether a piece is wanted and has something to ask.
-    pub(crate) fn is_open(&self, piece: PieceIndex) -> bool {
-        self.rank(piece).is_some_and(|rank| self.open.contains(&rank))
     }
 
     /// Blocks of all wanted pieces that nobody was asked for.
@@ -177,7 +174,7 @@ mod tests {
         let mut demand = Demand::default();
         demand.rebuild(order.bytes().map(|letter| {
             let class = if letter.is_ascii_uppercase() { Class::Blocked } else { Class::Readahead };
-            Wanted { piece: PieceIndex(u32::from(letter.to_ascii_lowercase() - b'a')), class, free: 2 }
+            Wanted { piece: PieceIndex(u32::from(letter.to_ascii_lowercase() - b'a')), class, free: 2, ahead: 0 }
         }));
         demand
     }

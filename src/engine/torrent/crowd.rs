@@ -4,11 +4,16 @@
 //! times, what is new comes no faster than one reader's share of them, and nobody has anything for anybody. So among
 //! company that is not done yet the pieces that only seeds have are shared out by lot, what others have is left to them,
 //! and what is not needed for some seconds comes in the order of its rarity (`demand.rs`).
+//!
+//! The lot shifts the order of need and does not replace it: what everybody's lot put last would be what everybody waits
+//! for in the end, while the seeds are busy with what nobody needs yet.
 
 use std::time::{Duration, Instant};
 
 use super::Torrent;
+use super::fill::OPEN_LOOKED_AT;
 use crate::base::PieceIndex;
+use crate::engine::critical::Wanted;
 use crate::engine::peer::Peer;
 use crate::engine::peers::Server;
 
@@ -34,17 +39,20 @@ impl Torrent {
         read_on && self.peers.values().filter(company).take(COMPANY).count() == COMPANY
     }
 
-    /// Whether nobody here has waited for long: who has gets what he needs from whoever has it.
-    pub(super) fn shares_seeds(&self, now: Instant) -> bool {
+    /// Whether nobody here has waited for so long that his piece goes before those that the lot gives.
+    pub(super) fn is_patient(&self, now: Instant) -> bool {
         let patient = |since: Instant| now.saturating_duration_since(since) < PATIENCE;
-        self.in_company && self.reads.iter().all(|(_, read)| patient(read.since))
+        self.reads.iter().all(|(_, read)| patient(read.since))
     }
 
-    /// The piece that the lot gives to us, of the next ones that only seeds have.
+    /// The piece that the lot gives to us of those that only seeds have: the next one by need, but each of us puts off other
+    /// pieces, each behind a few dozen at most.
     pub(super) fn drawn_piece(&self) -> Option<PieceIndex> {
-        let rare = |piece: &PieceIndex| self.background.availability.leechers(*piece) == 0;
-        let front = self.demand.ordered().filter(rare).take(FRONT);
-        front.filter(|&piece| self.demand.is_open(piece)).min_by_key(|&piece| self.lot_of(piece))
+        let rare = |wanted: &Wanted| self.background.availability.leechers(wanted.piece) == 0;
+        let turn = |wanted: &Wanted| {
+            (u64::from(wanted.ahead) * FINE + self.lot_of(wanted.piece) % (PUT_OFF * FINE), wanted.piece)
+        };
+        self.demand.open().take(OPEN_LOOKED_AT).filter(rare).min_by_key(turn).map(|wanted| wanted.piece)
     }
 
     /// Whether those who are not done yet are fast enough for everybody who reads here at a known pace.
@@ -69,8 +77,10 @@ impl Torrent {
 
 /// Pieces before and behind the next one in which others are company.
 const NEAR: u32 = 8;
-/// Pieces that are shared out at a time.
-const FRONT: usize = 16;
+/// A piece is put off behind so many others at most. A multiple of the slots of a seed, or too many draw the same at a time.
+const PUT_OFF: u64 = 48;
+/// Lots are told apart by this part of a piece.
+const FINE: u64 = 1024;
 /// So many who follow the same make a crowd.
 const COMPANY: usize = 3;
 /// A reader waits for so long before his piece goes before those that the lot gives.

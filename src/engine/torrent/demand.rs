@@ -145,10 +145,15 @@ impl Torrent {
                 blocked.retain(|&piece| self.is_absent(piece) && taken.len() < pieces && taken.insert(piece));
                 ahead.clear();
             }
-            let blocked = blocked.into_iter().map(|piece| (piece, Class::Blocked));
+            let blocked = blocked.into_iter().map(|piece| (piece, Class::Blocked, 0));
             let mut demand = Demand::default();
-            let absent = blocked.chain(ahead).filter(|&(piece, _)| self.is_absent(piece));
-            demand.rebuild(absent.map(|(piece, class)| Wanted { piece, class, free: self.free_blocks(piece) }));
+            let absent = blocked.chain(ahead).filter(|&(piece, ..)| self.is_absent(piece));
+            demand.rebuild(absent.map(|(piece, class, ahead)| Wanted {
+                piece,
+                class,
+                free: self.free_blocks(piece),
+                ahead,
+            }));
             self.demand = demand;
         }
         let pieces: Vec<_> = self.demand.pieces().collect();
@@ -188,7 +193,7 @@ impl Torrent {
     /// The windows' pieces, soonest needed first. Where others are still fetching the same, what is needed later comes in
     /// the order of its rarity, ties as each torrent has drawn them: those who read the same film at once would else all ask
     /// the one source for the same piece, and have nothing for each other.
-    fn readahead(&mut self, now: Instant) -> Vec<(PieceIndex, Class)> {
+    fn readahead(&mut self, now: Instant) -> Vec<(PieceIndex, Class, u32)> {
         let shared = self.has_company();
         // Nobody gets further than what is fetched, whatever his pace.
         let fetched = self.totals.received.bytes_per_second(now).max(1) as f64;
@@ -211,7 +216,7 @@ impl Torrent {
         if self.handles.len() > 1 || shared {
             pieces.sort_unstable();
         }
-        pieces.into_iter().map(|(class, .., piece)| (piece, class)).collect()
+        pieces.into_iter().map(|(class, .., at, piece)| (piece, class, at as u32)).collect()
     }
 }
 

@@ -240,13 +240,15 @@ impl Torrent {
         }
         let mut sooner = None;
         let mut ahead = 0.0;
-        // In company a seed is asked for what nobody else has.
-        let shared = server.seed && !plain && self.shares_seeds(turn.now);
-        let drawn = if shared { self.drawn_piece().filter(|&piece| takes(piece)) } else { None };
+        // In company a seed is asked for what nobody else has, but first for what somebody here has waited for too long.
+        let shared = server.seed && !plain && self.in_company;
+        let patient = !shared || self.is_patient(turn.now);
+        let draws = shared && turn.memory < Memory::BlockedOnly;
+        let drawn = if draws { self.drawn_piece().filter(|&piece| takes(piece)) } else { None };
         let mut found = drawn.map(|piece| (piece, false));
-        for Wanted { piece, class, free } in self.demand.open().take(OPEN_LOOKED_AT) {
+        for Wanted { piece, class, free, .. } in self.demand.open().take(OPEN_LOOKED_AT) {
             let blocked = class == Class::Blocked;
-            if drawn.is_some() {
+            if drawn.is_some() && (patient || !blocked) {
                 break;
             }
             if room(peer, class) == 0 || (!blocked && !turn.allows_readahead()) {
@@ -256,7 +258,8 @@ impl Torrent {
                 continue;
             }
             let later = turn.spares_seeds && class == Class::Later;
-            if server.seed && (later || shared) && self.is_served_by_leecher(turn.now, piece) {
+            let spared = later || shared && (patient || !blocked);
+            if server.seed && spared && self.is_served_by_leecher(turn.now, piece) {
                 continue;
             }
             if later {
@@ -562,7 +565,7 @@ const ALONE: f64 = 2.0;
 /// Background requests per peer while somebody waits.
 const WARM_PIPELINE: usize = 2;
 /// Bounds of what one pick looks at.
-const OPEN_LOOKED_AT: usize = 512;
+pub(super) const OPEN_LOOKED_AT: usize = 512;
 const LATE_LOOKED_AT: usize = 64;
 const ENDGAME_PIECES: usize = 16;
 

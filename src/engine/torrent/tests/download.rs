@@ -164,6 +164,34 @@ fn what_is_far_ahead_comes_a_piece_from_a_peer_and_what_is_near_from_all() {
 }
 
 #[test]
+fn in_company_a_seed_is_asked_for_what_only_it_has_and_nothing_is_put_off_for_good() {
+    let mut world = World::new(120, 1);
+    world.seed(1);
+    world.open(1);
+    world.read(1, 0, 0);
+    world.run();
+    let first = format!("x{}", ".".repeat(119));
+    for peer in 2..5 {
+        world.peer(peer, &first);
+        world.hear(peer, Message::Interested);
+    }
+    world.window(1, 1, 110);
+    let mut order = Vec::new();
+    while let Some(&(piece, _)) = world.asked_of(1).first() {
+        order.push(piece);
+        world.pass(MS);
+        world.answer(1);
+        world.write_all();
+    }
+    assert_eq!(order.len(), 110);
+    assert!(!order.is_sorted(), "each torrent has its own order");
+    for (at, piece) in order.iter().enumerate() {
+        let later = order[at..].iter().min().unwrap();
+        assert!(piece - later <= 48, "{later} was put off behind {piece}");
+    }
+}
+
+#[test]
 fn what_a_reader_waits_for_goes_before_the_window() {
     let mut world = World::new(100, 4);
     world.open(5);
