@@ -1,8 +1,9 @@
 //! Whom we upload to: tit-for-tat while we want data, rate and rotation once we have it all (BEP 3).
 //!
 //! Says who is to be unchoked and who choked; sends nothing and measures nothing. A free slot is given at once when a
-//! peer becomes interested, and so is that of a peer that wants nothing any more, which is choked for it; everything else
-//! waits for the tick, so that no peer is choked and unchoked in quick turn. Never are more unchoked than there are slots.
+//! peer becomes interested, and so is that of a peer that wants nothing any more, which is choked for it. Between ticks
+//! those who give and those who lag behind are regarded (`reward`, `help`); everything else waits for the tick, so that no
+//! peer is choked and unchoked in quick turn. Never are more unchoked than there are slots, and two for who lags behind.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub(crate) struct ChokePeer {
     pub(crate) uploaded_bytes: u64,
     /// When it connected.
     pub(crate) connected_at: Instant,
+    /// What it gets from everybody per second, lately, by the pieces that it tells of.
+    pub(crate) gain_rate: u64,
 }
 
 /// The upload slots of one torrent.
@@ -47,6 +50,10 @@ pub(crate) struct Choker {
     choked_at: BTreeMap<PeerKey, Instant>,
     optimistic: Option<PeerKey>,
     optimistic_until: Option<Instant>,
+    /// Who has a slot beyond all others because it needs one, until when.
+    needy: BTreeMap<PeerKey, Instant>,
+    /// Payload per second to all together, at best.
+    best_rate: u64,
     next_tick: Option<Instant>,
     growth: Growth,
     /// So many slots in all, not more and not fewer.
@@ -81,6 +88,8 @@ impl Choker {
             choked_at: BTreeMap::new(),
             optimistic: None,
             optimistic_until: None,
+            needy: BTreeMap::new(),
+            best_rate: 0,
             next_tick: None,
             growth: Growth::default(),
             fixed: slots,
@@ -98,17 +107,18 @@ impl Choker {
         self.next_tick = Some(now + TICK);
         self.forget_absent(peers);
         let wanting: Vec<&ChokePeer> = peers.iter().filter(|peer| peer.interested).collect();
-        self.grow(&wanting);
+        self.grow(now, &wanting);
         self.turn_optimistic(now, mode, &wanting);
 
-        let mut order: Vec<&ChokePeer> =
-            wanting.iter().copied().filter(|peer| self.optimistic != Some(peer.key)).collect();
+        self.needy.retain(|key, until| now < *until && wanting.iter().any(|peer| peer.key == *key));
+        let beside = |key| self.optimistic == Some(key) || self.needy.contains_key(&key);
+        let mut order: Vec<&ChokePeer> = wanting.iter().copied().filter(|peer| !beside(peer.key)).collect();
         match mode {
             ChokeMode::Leech => order.sort_by_key(|peer| self.leech_order(now, peer)),
             ChokeMode::Seed => order.sort_by_key(|peer| self.seed_order(now, peer)),
         }
-        let chosen: Vec<PeerKey> =
-            order.iter().take(self.regular_slots()).map(|peer| peer.key).chain(self.optimistic).collect();
+        let merited = order.iter().take(self.regular_slots()).map(|peer| peer.key);
+        let chosen: Vec<PeerKey> = merited.chain(self.optimistic).chain(self.needy.keys().copied()).collect();
 
         let mut changes = Vec::new();
         for peer in peers {
@@ -125,6 +135,67 @@ impl Choker {
         changes
     }
 
+    /// Between two rankings: who gives and has no slot gets that of somebody who has given nothing for it. Returns the
+    /// changes as [`rank`](Self::rank) does.
+    ///
+    /// Those who came first would else wait long for what they are owed: when slots were given away they had all that there
+    /// was to have, and wanted none.
+    pub(crate) fn reward(&mut self, now: Instant, peers: &[ChokePeer]) -> Vec<(PeerKey, bool)> {
+        let age = |key: &PeerKey| self.unchoked.get(key).map(|slot| now.saturating_duration_since(slot.since));
+        let rests = |key: &PeerKey| self.choked_at.get(key).is_some_and(|&at| now.saturating_duration_since(at) < TICK);
+        let beside = |key| self.optimistic == Some(key) || self.needy.contains_key(&key);
+        let gives = |peer: &ChokePeer| peer.interested && !peer.snubbed && peer.download_rate > 0;
+        let is_owed = |peer: &&ChokePeer| gives(peer) && age(&peer.key).is_none() && !rests(&peer.key);
+        let is_idle = |peer: &&ChokePeer| {
+            let tasted = self.unchoked.get(&peer.key).is_some_and(|slot| slot.was_tasted(now, peer));
+            tasted && !gives(peer) && !beside(peer.key)
+        };
+        let mut owed: Vec<&ChokePeer> = peers.iter().filter(is_owed).collect();
+        owed.sort_by_key(|peer| (std::cmp::Reverse(peer.download_rate), peer.key));
+        let mut idle: Vec<&ChokePeer> = peers.iter().filter(is_idle).collect();
+        idle.sort_by_key(|peer| (std::cmp::Reverse(age(&peer.key)), peer.key));
+        // One is for luck, as long as nobody has been drawn for it.
+        let beside = self.needy.len() + usize::from(self.optimistic.is_some());
+        let stay = self.unchoked.len().saturating_sub(idle.len() + beside);
+        let room = self.regular_slots().saturating_sub(stay);
+        let pairs: Vec<_> = idle.into_iter().zip(owed).take(room).collect();
+        let mut changes = Vec::new();
+        for (holder, giver) in pairs {
+            self.take(now, holder.key);
+            self.give(now, giver);
+            changes.extend([(holder.key, false), (giver.key, true)]);
+        }
+        changes
+    }
+
+    /// Between two rankings: who gets far less than others do, from whomever, gets a slot beyond the usual ones for a while,
+    /// few at a time. Returns the changes as [`rank`](Self::rank) does.
+    ///
+    /// Who lags behind has nothing to give, so by merit nobody ever serves him, and luck takes its time.
+    pub(crate) fn help(&mut self, now: Instant, peers: &[ChokePeer]) -> Vec<(PeerKey, bool)> {
+        self.best_rate = self.best_rate.max(peers.iter().map(|peer| peer.upload_rate).sum());
+        let wanting = || peers.iter().filter(|peer| peer.interested);
+        let mean = wanting().map(|peer| peer.gain_rate).sum::<u64>() / wanting().count().max(1) as u64;
+        let rests =
+            |key: &PeerKey| self.choked_at.get(key).is_some_and(|&at| now.saturating_duration_since(at) < TASTE);
+        let lags = |peer: &&ChokePeer| {
+            let known = now.saturating_duration_since(peer.connected_at) >= TASTE;
+            known && peer.gain_rate < mean / LAGS && !self.unchoked.contains_key(&peer.key) && !rests(&peer.key)
+        };
+        // Where each has next to nothing one more has no more.
+        let worth = self.best_rate / (self.unchoked.len() as u64 + 1) >= WORTH_A_SLOT;
+        let room = if self.fixed.is_some() || !worth { 0 } else { NEEDY.saturating_sub(self.needy.len()) };
+        let mut needy: Vec<_> = wanting().filter(lags).collect();
+        // Not all of us the same.
+        self.rng.shuffle(&mut needy);
+        needy.truncate(room);
+        for peer in &needy {
+            self.give(now, peer);
+            self.needy.insert(peer.key, now + NEEDY_TURN);
+        }
+        needy.into_iter().map(|peer| (peer.key, true)).collect()
+    }
+
     /// A peer has become interested: it gets a free slot at once, or that of a peer that wants nothing. Returns the
     /// changes as [`rank`](Self::rank) does.
     pub(crate) fn on_interested(&mut self, now: Instant, peer: &ChokePeer) -> Vec<(PeerKey, bool)> {
@@ -139,8 +210,8 @@ impl Choker {
             return Vec::new();
         }
         let mut changes = Vec::new();
-        if self.unchoked.len() >= self.slots() {
-            let idle = self.unchoked.iter().filter(|(_, slot)| !slot.interested);
+        if self.unchoked.len() >= self.slots() + self.needy.len() {
+            let idle = self.unchoked.iter().filter(|(key, slot)| !slot.interested && !self.needy.contains_key(key));
             let Some(holder) = idle.min_by_key(|(key, slot)| (slot.since, **key)).map(|(&key, _)| key) else {
                 return Vec::new();
             };
@@ -163,6 +234,7 @@ impl Choker {
     pub(crate) fn remove(&mut self, peer: PeerKey) {
         self.unchoked.remove(&peer);
         self.choked_at.remove(&peer);
+        self.needy.remove(&peer);
         if self.optimistic == Some(peer) {
             self.optimistic = None;
         }
@@ -200,6 +272,7 @@ impl Choker {
 
     fn take(&mut self, now: Instant, peer: PeerKey) {
         self.unchoked.remove(&peer);
+        self.needy.remove(&peer);
         self.choked_at.insert(peer, now);
     }
 
@@ -207,6 +280,7 @@ impl Choker {
         let here: std::collections::BTreeSet<PeerKey> = peers.iter().map(|peer| peer.key).collect();
         self.unchoked.retain(|key, _| here.contains(key));
         self.choked_at.retain(|key, _| here.contains(key));
+        self.needy.retain(|key, _| here.contains(key));
         self.optimistic = self.optimistic.filter(|key| here.contains(key));
     }
 
@@ -278,7 +352,7 @@ impl Choker {
     }
 
     /// Adds a slot while more peers want one and the last one made the whole faster, or while slots lie idle.
-    fn grow(&mut self, wanting: &[&ChokePeer]) {
+    fn grow(&mut self, now: Instant, wanting: &[&ChokePeer]) {
         let served: Vec<&&ChokePeer> = wanting.iter().filter(|peer| self.unchoked.contains_key(&peer.key)).collect();
         let total: u64 = served.iter().map(|peer| peer.upload_rate).sum();
         let growth = &mut self.growth;
@@ -291,7 +365,10 @@ impl Choker {
             return;
         }
         let faster = total > growth.rate_before + growth.rate_before / 20;
-        let idle = served.iter().filter(|peer| peer.upload_rate < IDLE_RATE).count();
+        // What was given a moment ago cannot have been used yet.
+        let settled =
+            |key| self.unchoked.get(key).is_some_and(|slot| now.saturating_duration_since(slot.since) >= TICK);
+        let idle = served.iter().filter(|peer| peer.upload_rate < IDLE_RATE && settled(&peer.key)).count();
         if (faster || idle > growth.extra) && growth.extra < MAX_EXTRA_SLOTS {
             growth.extra += 1;
             growth.rate_before = total;
@@ -307,6 +384,12 @@ impl Choker {
 }
 
 impl Slot {
+    /// Whether its holder has had something for which to give something.
+    fn was_tasted(&self, now: Instant, peer: &ChokePeer) -> bool {
+        let bytes = peer.uploaded_bytes.saturating_sub(self.bytes_then);
+        now.saturating_duration_since(self.since) >= TASTE && bytes >= IDLE_BYTES
+    }
+
     fn turn_is_over(&self, now: Instant, peer: &ChokePeer) -> bool {
         let time = now.saturating_duration_since(self.since);
         let bytes = peer.uploaded_bytes.saturating_sub(self.bytes_then);
@@ -321,6 +404,15 @@ const TICK: Duration = Duration::from_secs(10);
 const OPTIMISTIC_TURN: Duration = Duration::from_secs(30);
 /// A leecher's slot is kept for so long by a peer that gives nothing for it.
 const TRIAL: Duration = Duration::from_secs(30);
+/// Between rankings a slot is left to somebody who gives nothing for so long, and until he has taken `IDLE_BYTES`.
+const TASTE: Duration = Duration::from_secs(3);
+/// Who gets less than this part of what others get on average lags behind.
+const LAGS: u64 = 3;
+/// So many of them are helped at a time, for so long at least.
+const NEEDY: usize = 2;
+const NEEDY_TURN: Duration = Duration::from_secs(10);
+/// A block a second.
+const WORTH_A_SLOT: u64 = 16 * 1024;
 /// A peer is new for this long, and three times as likely to be tried (BEP 3).
 const NEW_PEER: Duration = Duration::from_secs(60);
 const NEW_PEER_WEIGHT: u32 = 3;
@@ -338,253 +430,4 @@ const LONG_TURN: Duration = Duration::from_secs(180);
 const REST_TICKS: u32 = 12;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Swarm {
-        choker: Choker,
-        now: Instant,
-        mode: ChokeMode,
-        peers: Vec<ChokePeer>,
-    }
-
-    impl Swarm {
-        fn new(mode: ChokeMode, count: u64) -> Self {
-            let now = Instant::now();
-            let peers = (0..count).map(|key| peer(key, now)).collect();
-            Self { choker: Choker::new(7, None), now: now + 10 * TICK, mode, peers }
-        }
-
-        fn tick(&mut self) -> Vec<(PeerKey, bool)> {
-            self.now += TICK;
-            for peer in &mut self.peers {
-                if self.choker.unchoked.contains_key(&peer.key) {
-                    peer.uploaded_bytes += peer.upload_rate * TICK.as_secs();
-                }
-            }
-            self.choker.rank(self.now, self.mode, &self.peers)
-        }
-
-        /// A peer becomes interested; whether it gets a slot for that.
-        fn wants(&mut self, now: Instant, peer: &ChokePeer) -> bool {
-            self.choker.on_interested(now, peer).contains(&(peer.key, true))
-        }
-
-        fn unchoked(&self) -> Vec<u64> {
-            self.choker.unchoked.keys().map(|key| key.0).collect()
-        }
-    }
-
-    fn peer(key: u64, connected_at: Instant) -> ChokePeer {
-        ChokePeer {
-            key: PeerKey(key),
-            interested: true,
-            snubbed: false,
-            download_rate: 0,
-            upload_rate: 5000,
-            uploaded_bytes: 0,
-            connected_at,
-        }
-    }
-
-    #[test]
-    fn slots_that_are_counted_out_are_never_more() {
-        for slots in [1, 2, 5] {
-            for mode in [ChokeMode::Leech, ChokeMode::Seed] {
-                let mut swarm = Swarm::new(mode, 20);
-                swarm.choker.set_slots(Some(slots));
-                let peers = swarm.peers.clone();
-                let now = swarm.now;
-                let given = peers.iter().filter(|peer| swarm.wants(now, peer)).count();
-                assert_eq!(given, slots);
-                let mut served = std::collections::BTreeSet::new();
-                for _ in 0..60 {
-                    swarm.tick();
-                    assert_eq!(swarm.unchoked().len(), slots, "{mode:?}");
-                    served.extend(swarm.unchoked());
-                }
-                assert!(served.len() > slots, "others get their turn: {served:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_leecher_unchokes_those_who_give_most_and_one_by_luck() {
-        let mut swarm = Swarm::new(ChokeMode::Leech, 20);
-        for peer in &mut swarm.peers {
-            peer.download_rate = peer.key.0 * 100;
-        }
-        swarm.tick();
-        let unchoked = swarm.unchoked();
-        assert_eq!(unchoked.len(), 9);
-        assert!((12..20).all(|best| unchoked.contains(&best)), "{unchoked:?}");
-    }
-
-    #[test]
-    fn only_changes_are_returned_and_chokes_come_first() {
-        let mut swarm = Swarm::new(ChokeMode::Leech, 20);
-        swarm.choker.growth.rest = u32::MAX;
-        assert!(swarm.tick().iter().all(|&(_, unchoke)| unchoke));
-        assert_eq!(swarm.tick(), []);
-        for peer in &mut swarm.peers[10..] {
-            peer.download_rate = 1000;
-        }
-        let changes = swarm.tick();
-        assert!(changes.is_sorted_by_key(|change| change.1) && changes.iter().any(|change| !change.1), "{changes:?}");
-    }
-
-    #[test]
-    fn a_snubbing_or_uninterested_peer_gets_no_regular_slot() {
-        let mut swarm = Swarm::new(ChokeMode::Leech, 12);
-        for peer in &mut swarm.peers {
-            peer.download_rate = 1000;
-        }
-        swarm.peers[3].snubbed = true;
-        swarm.peers[3].download_rate = 9000;
-        swarm.peers[4].interested = false;
-        swarm.tick();
-        assert!(!swarm.choker.is_unchoked(PeerKey(4)));
-        assert!(!swarm.choker.is_unchoked(PeerKey(3)) || swarm.choker.optimistic == Some(PeerKey(3)));
-    }
-
-    #[test]
-    fn the_optimistic_slot_turns_every_thirty_seconds_and_reaches_everybody() {
-        let mut swarm = Swarm::new(ChokeMode::Leech, 14);
-        swarm.choker.growth.rest = u32::MAX;
-        for peer in &mut swarm.peers[..8] {
-            peer.download_rate = 1000;
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..60 {
-            let before = swarm.choker.optimistic;
-            swarm.tick();
-            let first = swarm.choker.optimistic;
-            assert!(before.is_none() || before != first);
-            seen.extend(first);
-            for _ in 0..2 {
-                swarm.tick();
-                assert_eq!(swarm.choker.optimistic, first);
-            }
-        }
-        assert_eq!(seen.len(), 6, "{seen:?}");
-    }
-
-    #[test]
-    fn who_gives_nothing_does_not_keep_a_slot() {
-        let mut swarm = Swarm::new(ChokeMode::Leech, 30);
-        swarm.choker.growth.rest = u32::MAX;
-        swarm.peers[29].download_rate = 1;
-        let mut served = std::collections::BTreeSet::new();
-        for tick in 0..16 {
-            swarm.tick();
-            served.extend(swarm.unchoked());
-            assert!(tick < 1 || swarm.choker.is_unchoked(PeerKey(29)), "the one that gives a little keeps its slot");
-        }
-        assert_eq!(served.len(), 30);
-    }
-
-    #[test]
-    fn new_peers_are_favoured_by_luck() {
-        let mut fresh = 0;
-        for seed in 0..400 {
-            let mut swarm = Swarm::new(ChokeMode::Leech, 10);
-            swarm.choker = Choker::new(seed, None);
-            for peer in &mut swarm.peers[..8] {
-                peer.download_rate = 1000;
-            }
-            swarm.peers[9].connected_at = swarm.now;
-            swarm.tick();
-            fresh += usize::from(swarm.choker.optimistic == Some(PeerKey(9)));
-        }
-        assert!((260..340).contains(&fresh), "three of four: {fresh}");
-    }
-
-    #[test]
-    fn a_free_slot_is_given_at_once_and_a_full_house_waits() {
-        let mut swarm = Swarm::new(ChokeMode::Leech, 12);
-        let (now, peers) = (swarm.now, swarm.peers.clone());
-        let given = peers.iter().filter(|peer| swarm.wants(now, peer)).count();
-        assert_eq!(given, 9);
-        swarm.choker.on_not_interested(PeerKey(0));
-        let changes = swarm.choker.on_interested(now, &peers[11]);
-        assert_eq!(changes, [(PeerKey(0), false), (PeerKey(11), true)], "given on with a choke");
-        assert_eq!(swarm.choker.on_interested(now, &peers[11]), [], "it has one");
-        assert_eq!(swarm.choker.on_interested(now, &peers[0]), [], "it had one");
-        assert_eq!(swarm.choker.poll_timeout(), Some(now + TICK));
-    }
-
-    #[test]
-    fn peers_that_want_and_want_not_in_turns_get_no_more_slots_than_there_are() {
-        for slots in [1, 2] {
-            let mut swarm = Swarm::new(ChokeMode::Leech, 6);
-            swarm.choker.set_slots(Some(slots));
-            let (now, peers) = (swarm.now, swarm.peers.clone());
-            for peer in peers.iter().chain(&peers) {
-                swarm.wants(now, peer);
-                swarm.choker.on_not_interested(peer.key);
-                assert!(swarm.unchoked().len() <= slots);
-            }
-            for peer in &peers {
-                swarm.wants(now, peer);
-                assert!(swarm.unchoked().len() <= slots, "{:?}", swarm.unchoked());
-            }
-        }
-    }
-
-    #[test]
-    fn a_seed_serves_everybody_in_turns() {
-        let mut swarm = Swarm::new(ChokeMode::Seed, 40);
-        let mut served = std::collections::BTreeSet::new();
-        for _ in 0..150 {
-            swarm.tick();
-            served.extend(swarm.unchoked());
-        }
-        assert_eq!(served.len(), 40);
-        let least = swarm.peers.iter().map(|peer| peer.uploaded_bytes).min();
-        let most = swarm.peers.iter().map(|peer| peer.uploaded_bytes).max();
-        assert!(least > Some(0) && most < least.map(|bytes| bytes * 8), "{least:?} {most:?}");
-    }
-
-    #[test]
-    fn a_seed_keeps_a_peer_in_the_middle_of_its_turn() {
-        let mut swarm = Swarm::new(ChokeMode::Seed, 40);
-        swarm.tick();
-        let first = swarm.unchoked();
-        swarm.tick();
-        let kept = swarm.unchoked().iter().filter(|key| first.contains(key)).count();
-        assert!(kept >= BASE_SLOTS, "{kept}");
-    }
-
-    #[test]
-    fn slots_grow_while_that_makes_the_whole_faster_and_stop_when_it_does_not() {
-        // Each peer takes 5 kB/s whatever the number of slots: the link is not full.
-        let mut swarm = Swarm::new(ChokeMode::Seed, 40);
-        for _ in 0..60 {
-            swarm.tick();
-        }
-        assert!(swarm.unchoked().len() > 2 * BASE_SLOTS, "{}", swarm.unchoked().len());
-        // A link of 40 kB/s that all share.
-        let mut swarm = Swarm::new(ChokeMode::Seed, 40);
-        let mut most = 0;
-        for _ in 0..60 {
-            swarm.tick();
-            let count = swarm.unchoked().len();
-            most = most.max(count);
-            for peer in &mut swarm.peers {
-                let served = swarm.choker.unchoked.contains_key(&peer.key);
-                peer.upload_rate = if served { 40_000 / count as u64 } else { 0 };
-            }
-        }
-        assert!(most <= BASE_SLOTS + 4, "{most}");
-    }
-
-    #[test]
-    fn a_peer_that_left_takes_no_slot() {
-        let mut swarm = Swarm::new(ChokeMode::Leech, 9);
-        swarm.tick();
-        swarm.choker.remove(PeerKey(2));
-        swarm.peers.retain(|peer| peer.key.0 > 4);
-        swarm.tick();
-        assert_eq!(swarm.unchoked(), [5, 6, 7, 8]);
-    }
-}
+mod tests;

@@ -99,6 +99,8 @@ pub(crate) struct Peer {
     pub pace: Pace,
     pub received: RateMeter,
     pub sent: RateMeter,
+    /// What it gets from everybody, by the pieces that it tells of.
+    pub gained: RateMeter,
     /// It owes us blocks and does not send.
     pub snubbed: bool,
     pub last_block: Option<Instant>,
@@ -149,6 +151,7 @@ impl Peer {
             pace: Pace::new(),
             received: RateMeter::new(now),
             sent: RateMeter::new(now),
+            gained: RateMeter::new(now),
             snubbed: false,
             last_block: None,
             last_request: None,

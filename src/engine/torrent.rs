@@ -410,6 +410,7 @@ impl Torrent {
         self.keep_warm(now);
         self.watch_starving(now);
         self.drop_leftovers(now);
+        self.regard_givers_and_laggards(now);
         // Rates change with time alone: what was left to a faster peer may be anybody's by now.
         self.dirty.everybody |= self.demand.open().next().is_some();
     }

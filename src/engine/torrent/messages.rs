@@ -110,6 +110,7 @@ impl Torrent {
         if !peer.pieces.set(piece) {
             return Ok(());
         }
+        peer.gained.add(now, u64::from(self.layout.piece_bytes(piece)));
         peer.counted = self.background.availability.add_one(piece, &peer.pieces, peer.counted);
         if peer.is_seed() || self.demand.class(piece).is_some() || self.background.is_wanted(piece) {
             self.peer_has_more(now, key);

@@ -21,6 +21,18 @@ impl Torrent {
         changes.into_iter().for_each(|(key, unchoke)| self.set_choking(key, !unchoke));
     }
 
+    /// What cannot wait for the next ranking: slots for those who give and have none, and for those who lag behind.
+    pub(super) fn regard_givers_and_laggards(&mut self, now: Instant) {
+        // Before that nobody has wanted anything.
+        if self.is_complete() || self.config.read_only || self.choker.poll_timeout().is_none() {
+            return;
+        }
+        let peers: Vec<_> = self.peers.values().map(|peer| glimpsed_by_choker(now, peer)).collect();
+        let mut changes = self.choker.reward(now, &peers);
+        changes.extend(self.choker.help(now, &peers));
+        changes.into_iter().for_each(|(key, unchoke)| self.set_choking(key, !unchoke));
+    }
+
     /// A peer wants something: a free slot is its at once.
     pub(super) fn offer_slot(&mut self, now: Instant, key: PeerKey) {
         if !self.config.upload {
@@ -75,14 +87,21 @@ fn is_newcomer(peer: &Peer) -> bool {
 }
 
 fn seen_by_choker(now: Instant, peer: &mut Peer) -> ChokePeer {
+    let (download_rate, upload_rate) = (peer.received.bytes_per_second(now), peer.sent.bytes_per_second(now));
+    ChokePeer { download_rate, upload_rate, ..glimpsed_by_choker(now, peer) }
+}
+
+/// Between rankings, with meters left as they are.
+fn glimpsed_by_choker(now: Instant, peer: &Peer) -> ChokePeer {
     ChokePeer {
         key: peer.key,
         interested: peer.peer_interested,
         snubbed: peer.snubbed,
-        download_rate: peer.received.bytes_per_second(now),
-        upload_rate: peer.sent.bytes_per_second(now),
+        download_rate: peer.received.peek(now),
+        upload_rate: peer.sent.peek(now),
         uploaded_bytes: peer.sent.total_bytes(),
         connected_at: peer.connected_at,
+        gain_rate: peer.gained.peek(now),
     }
 }
 
