@@ -300,7 +300,7 @@ impl Torrent {
         // Debug builds take the long way as well.
         debug_assert!(!plain || found.is_none(), "{server:?} would take {found:?}");
         let (piece, from_the_end) = found?;
-        let piece = if from_the_end || drawn.is_some() { piece } else { self.stride(turn, peer, piece, takes) };
+        let piece = if from_the_end || shared { piece } else { self.stride(turn, peer, piece, takes) };
         if !self.begin_piece(turn.now, piece, key) {
             // On parole with somebody else; that one is looked at next.
             return None;

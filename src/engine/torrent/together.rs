@@ -115,7 +115,7 @@ impl Torrent {
             Some(Class::Later) | None => false,
         };
         let other = self.layout.piece(piece.raw() ^ 1);
-        let other = other.filter(|&other| self.demand.is_open(other) && fits(other) && takes(other));
+        let other = other.filter(|&other| self.free_blocks(other) > 0 && fits(other) && takes(other));
         other.into_iter().chain([piece]).min_by_key(behind).unwrap_or(piece)
     }
 }
