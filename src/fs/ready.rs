@@ -35,7 +35,7 @@ impl Ready {
     /// Takes a request in; `None` while it is no part of a row.
     pub(super) fn turn(&self, offset: u64, length: usize) -> Option<Turn<'_>> {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let goes_on = slot.end == offset;
+        let goes_on = slot.end == offset && offset > 0;
         slot.row = if goes_on { slot.row.saturating_add(1) } else { 0 };
         slot.end = offset + length as u64;
         if !goes_on {

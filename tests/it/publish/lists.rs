@@ -110,6 +110,7 @@ fn a_list_that_is_a_pipe_now_keeps_nobody_waiting() {
     let room = room.path();
     std::fs::write(room.join("deny"), hash("never")).unwrap();
     let mut server = Running::start(room, &["--deny-list", "deny"]);
+    assert!(!server.takes("", "never"), "it answers, so it hears signals");
     std::fs::remove_file(room.join("deny")).unwrap();
     assert!(Command::new("mkfifo").arg(room.join("deny")).status().unwrap().success());
     hang_up(&server);
