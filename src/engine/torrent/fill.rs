@@ -246,12 +246,13 @@ impl Torrent {
         let draws = shared && turn.memory < Memory::BlockedOnly;
         let drawn = if draws { self.drawn_piece().filter(|&piece| takes(piece)) } else { None };
         let mut found = drawn.map(|piece| (piece, false));
+        let (room_now, room_ahead) = (room(peer, Class::Blocked), room(peer, Class::Readahead));
         for Wanted { piece, class, free, .. } in self.demand.open().take(OPEN_LOOKED_AT) {
             let blocked = class == Class::Blocked;
             if drawn.is_some() && (patient || !blocked) {
                 break;
             }
-            if room(peer, class) == 0 || (!blocked && !turn.allows_readahead()) {
+            if (if blocked { room_now } else { room_ahead }) == 0 || (!blocked && !turn.allows_readahead()) {
                 break; // What follows is less urgent still.
             }
             if !takes(piece) {
